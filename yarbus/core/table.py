@@ -1,0 +1,54 @@
+"""Name -> object, imported on demand, with "did you mean".
+
+A table is the whole register of a kind of thing: listing its names imports nothing, loading one
+entry imports that entry's module alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from yarbus.core.errors import ConfigError, UserError
+
+
+def closest(name: str, names: list[str]) -> str:
+    """The names most like ``name``, else all of them: the "use one of" of an error message."""
+    return ", ".join(get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names))
+
+
+class Table(Mapping[str, Any]):
+    """Entries of one kind, each written ``"module:attribute"`` until somebody asks for it.
+
+    User code may ``add`` entries that are objects already (a family or tower of its own).
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, str], error: type[UserError] = ConfigError) -> None:
+        self.kind = kind
+        self.error = error
+        self._entries: dict[str, Any] = dict(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        """The entry itself; an unknown name raises the table's error with the closest names."""
+        if name not in self._entries:
+            raise self.error(f"unknown {self.kind} '{name}'", fix=f"use one of: {closest(name, list(self._entries))}")
+        entry = self._entries[name]
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(":")
+            entry = getattr(import_module(module), attribute)
+        return entry
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, name: str, entry: Any) -> None:
+        """Adds an entry; a name that is taken raises, since two meanings for one word are one too many."""
+        if name in self._entries and self._entries[name] != entry:
+            raise self.error(f"{self.kind} '{name}' is declared already", fix="choose another name")
+        self._entries[name] = entry
