@@ -1,0 +1,23 @@
+"""Batches for the tests of the question's path."""
+
+QUESTIONS = ["what digit is red ?", "where is the blue one ?", "which colour is the digit ?", "is there a digit ?"]
+
+
+def ask(processor, pictures, questions=QUESTIONS[:2], *, context=None, images_per_row=1, answers=None):
+    """A batch with one row per question; row i shows the i-th group of pictures."""
+    conversations, images = [], []
+    for row, question in enumerate(questions):
+        shown = [{"type": "image"}] * images_per_row
+        turns = [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+        if answers is not None:
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": answers[row]}]})
+        conversations.append(turns)
+        images.append(pictures[row * images_per_row : (row + 1) * images_per_row])
+    text = processor.apply_chat_template(conversations, add_generation_prompt=answers is None)
+    extra = {} if context is None else {"context": context}
+    shown_images = images if images_per_row else None
+    return processor(images=shown_images, text=text, padding=True, return_tensors="pt", **extra)
+
+
+def without_context(batch):
+    return {name: value for name, value in batch.items() if not name.startswith("context_")}

@@ -1,0 +1,255 @@
+"""Adapters and full models: written, read in a fresh process, and refused where they do not belong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+import yarbus
+from tests import tiny
+from tests.models.batches import ask
+from tests.models.test_question_path import METHODS, attached
+from yarbus.core.errors import CheckpointError, ConfigError, MismatchError
+from yarbus.methods import CoVFT
+from yarbus.models.attachment import adapter_tensors, is_attached, load_adapter_tensors
+
+FRESH = """
+import sys, torch
+from tests import tiny
+from safetensors.torch import load_file, save_file
+import yarbus
+torch.set_num_threads(1)
+kind, family, folder, inputs, output = sys.argv[1:]
+if kind == "adapter":
+    model, processor = yarbus.load_adapter(*tiny.FAMILIES[family](), folder)
+else:
+    model, processor = yarbus.load(folder)
+model.eval()
+with torch.no_grad():
+    save_file({"logits": model(**load_file(inputs)).logits.contiguous()}, output)
+print(type(processor).__name__)
+"""
+
+
+@pytest.fixture(params=list(tiny.FAMILIES))
+def family(request):
+    return request.param
+
+
+def trained(family, text_encoder, kind="cve-dense"):
+    """A model whose every trained tensor differs from what attach made of it."""
+    model, processor = attached(family, text_encoder, METHODS[kind])
+    with torch.no_grad():
+        for tensor in adapter_tensors(model).values():
+            tensor += 0.01
+    return model, processor
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_fresh_process_gives_equal_logits(kind, family, text_encoder, pictures, tmp_path):
+    model, processor = trained(family, text_encoder)
+    batch = dict(ask(processor, pictures))
+    with torch.no_grad():
+        expected = model(**batch).logits
+    if kind == "adapter":
+        yarbus.save_adapter(model, tmp_path / "saved", processor)
+    else:
+        yarbus.save(model, processor, tmp_path / "saved")
+    saved, inputs, outputs = (tmp_path / name for name in ("saved", "in.safetensors", "out.safetensors"))
+    save_file({name: value.contiguous() for name, value in batch.items()}, inputs)
+    run = subprocess.run(
+        [sys.executable, "-c", FRESH, kind, family, saved, inputs, outputs],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["logits"], expected)
+    assert run.stdout.strip().startswith("Context")
+    assert not [path for path in (tmp_path / "saved").rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_kind_of_method_saves_and_loads(kind, text_encoder, pictures, tmp_path):
+    model, processor = trained("llava", text_encoder, kind)
+    batch = ask(processor, pictures)
+    yarbus.save_adapter(model, tmp_path / "adapter", processor)
+    yarbus.save(model, processor, tmp_path / "full")
+    from_adapter, its_processor = yarbus.load_adapter(*tiny.llava(), tmp_path / "adapter")
+    from_full, _ = yarbus.load(tmp_path / "full")
+    with torch.no_grad():
+        expected = model(**batch).logits
+        assert torch.equal(from_adapter(**ask(its_processor, pictures)).logits, expected)
+        assert torch.equal(from_full.eval()(**batch).logits, expected)
+
+
+def test_a_loaded_full_model_keeps_its_plan_trains_and_saves_again(text_encoder, pictures, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save(model, processor, tmp_path / "full")
+    loaded, its_processor = yarbus.load(tmp_path / "full")
+    assert yarbus.plan(loaded).rows == yarbus.plan(model).rows
+    batch = ask(its_processor, pictures)
+    loaded(**batch, labels=batch["input_ids"]).loss.backward()
+    yarbus.save(loaded, its_processor, tmp_path / "again")
+    again, _ = yarbus.load(tmp_path / "again")
+    with torch.no_grad():
+        assert torch.equal(again(**batch).logits, model(**batch).logits)
+    with pytest.raises(ConfigError, match="cannot detach"):
+        yarbus.detach(loaded)
+
+
+def test_plain_auto_model_refuses_our_full_model(family, text_encoder, tmp_path):
+    model, processor = trained(family, text_encoder)
+    yarbus.save(model, processor, tmp_path)
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / "by_hand")
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "by_hand")
+
+
+def test_a_model_without_inserted_modules_stays_a_plain_model(text_encoder, pictures, tmp_path):
+    model, processor = tiny.llava()
+    batch = ask(processor, pictures)
+    yarbus.attach(model, processor, vision="full", projector="full", text_encoder=text_encoder)
+    with torch.no_grad():
+        for tensor in adapter_tensors(model).values():
+            tensor += 0.01
+        expected = model(**batch).logits
+    yarbus.save(model, processor, tmp_path)
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(plain(**batch).logits, expected)
+
+
+def test_a_missing_or_unexpected_tensor_of_a_full_model_is_an_error(text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save(model, processor, tmp_path)
+    path = tmp_path / "model.yarbus.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("up_weight"))
+    save_file({key: value for key, value in tensors.items() if key != name}, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="missing"):
+        yarbus.load(tmp_path)
+    save_file({**tensors, "model.surprise": torch.ones(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="surprise.*unexpected"):
+        yarbus.load(tmp_path)
+
+
+def test_a_wrong_base_is_refused_with_both_fingerprints_and_left_alone(text_encoder, pictures, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save_adapter(model, tmp_path, processor)
+    other, its_processor = tiny.llava()
+    with torch.no_grad():
+        other.model.language_model.layers[0].mlp.up_proj.weight += 0.01
+    mine = json.loads((tmp_path / "adapter.json").read_text())["base"]["fingerprint"]
+    with pytest.raises(MismatchError, match=f"{mine}.*this is LlavaForConditionalGeneration [0-9a-f]{{16}}"):
+        yarbus.load_adapter(other, its_processor, tmp_path)
+    assert not is_attached(other)
+    with pytest.raises(MismatchError):
+        yarbus.load_adapter(*tiny.llava(num_vision_blocks=5), tmp_path)
+
+
+def test_the_fingerprint_of_one_model_is_the_same_in_bf16(text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save_adapter(model, tmp_path, processor)
+    base, its_processor = tiny.llava()
+    yarbus.load_adapter(base.to(torch.bfloat16), its_processor, tmp_path)
+    assert next(base.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "no_json", "json"])
+def test_a_damaged_adapter_is_refused_and_named(damage, text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save_adapter(model, tmp_path, processor)
+    path = tmp_path / "adapter.safetensors"
+    data = bytearray(path.read_bytes())
+    if damage == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[-5] ^= 1
+        path.write_bytes(data)
+    elif damage == "delete":
+        path.unlink()
+    elif damage == "no_json":
+        (tmp_path / "adapter.json").unlink()
+    else:
+        (tmp_path / "adapter.json").write_text("{")
+    base, its_processor = tiny.llava()
+    with pytest.raises(CheckpointError, match="adapter"):
+        yarbus.load_adapter(base, its_processor, tmp_path)
+    assert not is_attached(base)
+
+
+def test_another_routing_or_text_encoder_is_refused(text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save_adapter(model, tmp_path / "a", processor)
+    description = json.loads((tmp_path / "a" / "adapter.json").read_text())
+    description["places"]["vision"]["num_experts"] = 4
+    (tmp_path / "a" / "adapter.json").write_text(json.dumps(description))
+    with pytest.raises(MismatchError, match="does not fit"):
+        yarbus.load_adapter(*tiny.llava(), tmp_path / "a")
+    yarbus.save_adapter(model, tmp_path / "b", processor)
+    weights = tmp_path / "b" / "text_encoder" / "model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(MismatchError, match="text encoder"):
+        yarbus.load_adapter(*tiny.llava(), tmp_path / "b")
+    with pytest.raises(ConfigError, match="holds 'covft' already"):
+        from yarbus.models.attachment import set_stage
+
+        set_stage(model, processor, {"vision": CoVFT(num_experts=3, context_dim=16, routing="merged")})
+
+
+def test_loading_tensors_is_all_or_nothing(text_encoder):
+    model, _ = trained("llava", text_encoder)
+    tensors = {name: tensor.clone() + 1 for name, tensor in adapter_tensors(model).items()}
+    before = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
+    last = sorted(tensors)[-1]
+    with pytest.raises(MismatchError, match=last):
+        load_adapter_tensors(model, {name: tensor for name, tensor in tensors.items() if name != last})
+    assert all(torch.equal(before[name], tensor) for name, tensor in adapter_tensors(model).items())
+    load_adapter_tensors(model, tensors)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in adapter_tensors(model).items())
+
+
+def test_language_embeddings_need_no_second_model(pictures, tmp_path):
+    model, processor = tiny.llava()
+    method = CoVFT(num_experts=2, context_dim=16)
+    yarbus.attach(model, processor, vision=method, language="full", text_encoder="language_embeddings")
+    encoder = model.model.context_encoder
+    with torch.no_grad():
+        model.get_input_embeddings().weight += 1
+    assert not torch.equal(encoder.encoder.embedding.weight, model.get_input_embeddings().weight)
+    batch = ask(processor, pictures)
+    yarbus.save_adapter(model, tmp_path / "adapter", processor)
+    yarbus.save(model, processor, tmp_path / "full")
+    with torch.no_grad():
+        expected = model(**batch).logits
+        from_adapter, its_processor = yarbus.load_adapter(*tiny.llava(), tmp_path / "adapter")
+        assert torch.equal(from_adapter(**ask(its_processor, pictures)).logits, expected)
+        assert torch.equal(yarbus.load(tmp_path / "full")[0].eval()(**batch).logits, expected)
+
+
+def test_detach_after_training_needs_copies_of_the_base(text_encoder, pictures):
+    model, processor = tiny.llava()
+    places = {"vision": METHODS["cve-dense"], "language": "full"}
+    yarbus.attach(model, processor, **places, text_encoder=text_encoder)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    with pytest.raises(ConfigError, match=r"lm_head\.weight.*keep_base"):
+        yarbus.detach(model, processor)
+    assert is_attached(model)
+
+    model, processor = tiny.llava()
+    batch = ask(processor, pictures)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        yarbus.attach(model, processor, **places, text_encoder=text_encoder, keep_base=True)
+        for tensor in adapter_tensors(model).values():
+            tensor += 1
+        yarbus.detach(model, processor)
+        assert torch.equal(model(**batch).logits, expected)

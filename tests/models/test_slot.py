@@ -1,0 +1,229 @@
+"""What the slot offers to methods of every place, used by dummy methods the way real ones will."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import yarbus
+from tests import tiny
+from tests.models.batches import QUESTIONS, ask
+from tests.models.test_question_path import METHODS, attached
+from yarbus.core.errors import ConfigError, DataError
+from yarbus.methods import CoVFT
+from yarbus.models.attachment import Method, set_stage
+from yarbus.models.images import ImageMap
+from yarbus.models.vlm import TOWERS, VLM, Tower, declare
+
+
+class ScaledProjector(nn.Module):
+    """Scales what leaves the projector by the length of the question, per image."""
+
+    def __init__(self, projector, slot):
+        super().__init__()
+        self.projector, self.slot = projector, slot
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, features):
+        output = self.projector(features)
+        context = self.slot.read()
+        context.projector.check(output)
+        words = context.question().mask.sum(dim=1)[context.projector.rows]
+        return output * (1 + self.weight * context.projector.spread(words[:, None].float()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionLength(Method):
+    name: ClassVar[str] = "question-length"
+    places: ClassVar[tuple[str, ...]] = ("projector",)
+    start: ClassVar[str] = "identity"
+
+    @property
+    def reads_question(self):
+        return True
+
+    def groups(self, place):
+        return ("projector",)
+
+    def attach(self, vlm, place, attachment):
+        module = ScaledProjector(vlm.projector, attachment.slot)
+        attachment.replace(vlm, vlm.base_model, vlm.family.projector, module)
+        attachment.train([module.weight], group="projector")
+
+
+def scale_by_turn(base_model, args, kwargs, output):
+    """A head that doubles the states of odd turns and of rows with no question at all."""
+    context = base_model.context_slot.read()
+    states = output.last_hidden_state
+    turns = context.turns(states.shape[1])
+    asked = context.question().has_question
+    factor = 1.0 + (turns % 2 == 1).float() + (~asked).float()[:, None] * (turns >= 0)
+    output.last_hidden_state = states * factor[..., None]
+    return output
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnHead(Method):
+    name: ClassVar[str] = "turn-head"
+    places: ClassVar[tuple[str, ...]] = ("head",)
+    start: ClassVar[str] = "changes"
+
+    @property
+    def reads_question(self):
+        return True
+
+    def groups(self, place):
+        return ()
+
+    def attach(self, vlm, place, attachment):
+        attachment.slot.head_reads_text = True
+        vlm.base_model.register_forward_hook(scale_by_turn, with_kwargs=True, prepend=True)
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+def test_a_projector_method_reads_the_question_of_each_image(family, text_encoder, pictures):
+    model, processor = tiny.FAMILIES[family]()
+    set_stage(model, processor, {"projector": QuestionLength()}, text_encoder=text_encoder)
+    projector = VLM.of(model).projector
+    batch = ask(processor, pictures, [QUESTIONS[0]] * 2, context=["what", "what digit is red"])
+    with torch.no_grad():
+        plain = model(**batch).logits
+        projector.weight.fill_(0.1)
+        scaled = model(**batch).logits
+        other = ask(processor, pictures, [QUESTIONS[0]] * 2, context=["what", "what digit is"])
+        assert torch.equal(model(**other).logits[0], scaled[0])
+        assert not torch.equal(model(**other).logits[1], scaled[1])
+    assert not torch.equal(plain, scaled)
+    model(**batch).logits.sum().backward()
+    assert projector.weight.grad is not None
+    yarbus.detach(model, processor)
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_head_method_reads_turn_weights_in_cached_generation(family, beams, text_encoder, pictures):
+    model, processor = tiny.FAMILIES[family]()
+    set_stage(model, processor, {"head": TurnHead()}, text_encoder=text_encoder)
+    batch = ask(processor, pictures, [QUESTIONS[0]] * 2, context=["what digit", ""])
+    turn = torch.full_like(batch["input_ids"], -1)
+    turn[0, -3:], turn[1, -3:] = 0, 1
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "num_beams": beams}
+    out = model.generate(
+        **batch, context_turn_index=turn, **options, output_logits=beams == 1, return_dict_in_generate=True
+    )
+    assert out.sequences.shape[1] == batch["input_ids"].shape[1] + 4
+    if beams == 1:
+        plain, _ = tiny.FAMILIES[family]()
+        bare = {name: value for name, value in batch.items() if not name.startswith("context_")}
+        whole = {**bare, "input_ids": out.sequences}
+        whole["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones(2, 4, dtype=torch.long)], dim=1)
+        if "mm_token_type_ids" in whole:
+            pad = torch.zeros(2, 4, dtype=whole["mm_token_type_ids"].dtype)
+            whole["mm_token_type_ids"] = torch.cat([whole["mm_token_type_ids"], pad], dim=1)
+        with torch.no_grad():
+            expected = plain(**whole).logits[:, batch["input_ids"].shape[1] - 1 : -1]
+        # Row 0 answers turn 0 with a question (factor 1); row 1 answers turn 1 without one (factor 3).
+        expected = expected * torch.tensor([1.0, 3.0])[:, None, None]
+        torch.testing.assert_close(torch.stack(out.logits, dim=1), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_head_without_turns_in_the_batch_raises(text_encoder, pictures):
+    model, processor = tiny.llava()
+    set_stage(model, processor, {"head": TurnHead()}, text_encoder=text_encoder)
+    with pytest.raises(DataError, match="no turn index"):
+        model(**ask(processor, pictures))
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+def test_token_states_pooled_vector_and_question_flags_stand_by_row(family, text_encoder, pictures):
+    model, processor = attached(family, text_encoder, METHODS["cve-dense"])
+    seen = []
+    projector = VLM.of(model).projector
+    projector.register_forward_hook(lambda *_: seen.append(model.model.context_slot.read()))
+    with torch.no_grad():
+        model(**ask(processor, pictures, [QUESTIONS[0]] * 3, context=["what digit", "", "where"]))
+    text = seen[0].text
+    assert text.tokens.shape == (3, 4, 16) and text.pooled.shape == (3, 16)
+    assert text.mask.sum(dim=1).tolist() == [4, 2, 3]
+    assert text.has_question.tolist() == [True, False, True]
+    assert torch.equal(text.tokens[:, 0], text.pooled)
+    assert not text.tokens[1, 2:].any()
+    assert seen[0].tower.rows.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+def test_the_recorder_gets_context_routing_and_gaze_of_every_block_once(family, text_encoder, pictures):
+    model, processor = attached(family, text_encoder, METHODS["cve-dense"])
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    batch = ask(processor, pictures)
+    with model.model.context_slot.recording() as recorder:
+        model(**batch, labels=batch["input_ids"]).loss.backward()
+    blocks = [1, 2] if family == "llava" else [2, 3]
+    for kind, last_axis in (("context", 16), ("routing_weights", 3), ("gaze", 4)):
+        found = recorder.of(kind)
+        assert list(found) == blocks
+        assert all(len(values) == 1 and values[0].shape[-1] == last_axis for values in found.values())
+    weights = recorder.of("routing_weights")[blocks[0]][0]
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2))
+    assert model.model.context_slot.recorder is None
+
+
+def test_packed_images_are_treated_as_if_each_stood_alone():
+    torch.manual_seed(0)
+    lengths = torch.tensor([4, 1, 7])
+    packed = ImageMap(torch.tensor([0, 0, 1]), lengths)
+    tokens, logits = torch.randn(12, 5), torch.randn(12, 2) * 30
+    weights, biases = torch.randn(3, 6, 5), torch.randn(3, 6)
+    shares = packed.softmax(logits)
+    pooled, mapped, start = packed.weighted_sum(shares, tokens), packed.linear(tokens, weights, biases), 0
+    for image, length in enumerate(lengths.tolist()):
+        part = slice(start, start + length)
+        expected = logits[part].softmax(dim=0)
+        torch.testing.assert_close(shares[part], expected)
+        torch.testing.assert_close(pooled[image], expected.T @ tokens[part])
+        torch.testing.assert_close(mapped[part], tokens[part] @ weights[image].T + biases[image])
+        assert packed.spread(torch.arange(3)[:, None])[part].eq(image).all()
+        start += length
+    with pytest.raises(RuntimeError, match="13 tokens"):
+        packed.check(torch.zeros(13, 5))
+
+
+def test_a_tower_declared_by_the_user_works_like_one_of_ours(text_encoder, pictures):
+    from transformers import AutoModel, LlavaForConditionalGeneration
+    from transformers.models.clip import CLIPVisionConfig, CLIPVisionModel
+
+    class EyeConfig(CLIPVisionConfig):
+        model_type = "test_eye"
+
+    class Eye(CLIPVisionModel):
+        config_class = EyeConfig
+
+    from transformers import AutoConfig
+
+    AutoConfig.register("test_eye", EyeConfig, exist_ok=True)
+    AutoModel.register(EyeConfig, Eye, exist_ok=True)
+    model, processor = tiny.llava()
+    config = model.config
+    vision = {key: value for key, value in config.vision_config.to_dict().items() if key != "model_type"}
+    config.vision_config = EyeConfig(**vision)
+    mine = LlavaForConditionalGeneration(config).eval()
+    if "EyeConfig" not in TOWERS:
+        with pytest.raises(
+            ConfigError, match=r"no vision tower for 'EyeConfig' - supported: CLIPVisionConfig.*declare"
+        ):
+            yarbus.attach(mine, processor, vision="full")
+        declare(
+            Tower(
+                config="EyeConfig", blocks=("encoder.layers",), feed_forward="mlp", linears=("fc1", "fc2"),
+                activation="hidden_act", norms=("layer_norm1", "layer_norm2"), attention=("self_attn.q_proj",),
+                prefix_tokens=1, dead_tail=("post_layernorm",),
+            )
+        )  # fmt: skip
+    batch = ask(processor, pictures)
+    with torch.no_grad():
+        expected = mine(**batch).logits
+        yarbus.attach(mine, processor, vision=CoVFT(num_experts=2, context_dim=16), text_encoder=text_encoder)
+        torch.testing.assert_close(mine(**ask(processor, pictures)).logits, expected, atol=1e-5, rtol=0)

@@ -1,0 +1,271 @@
+"""The one path on which the question reaches the eyes.
+
+The processor adds ``context_*`` tensors to a batch; a pre-hook on the base model takes them out of
+the keyword arguments, encodes the text, maps images to rows, and fills a slot that inserted modules
+read. The slot never holds the answer, is empty outside of a forward, and is handed back to the
+recomputation of activation checkpointing (``bind``), which runs the blocks again during backward.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from yarbus.core.errors import DataError
+from yarbus.models.images import ImageMap
+from yarbus.models.text_encoder import TextStates
+from yarbus.models.vlm import Family
+
+
+@dataclass(frozen=True)
+class ContextKey:
+    """One tensor of the context channel."""
+
+    name: str
+    axis: Literal["row", "turn", "image"]
+    pad: int
+    reader: Literal["tower", "head"]
+
+
+CHANNEL = (
+    ContextKey("context_input_ids", axis="row", pad=0, reader="tower"),
+    ContextKey("context_attention_mask", axis="row", pad=0, reader="tower"),
+    ContextKey("context_image_counts", axis="row", pad=0, reader="tower"),
+    ContextKey("context_turn_index", axis="row", pad=-1, reader="head"),
+)
+"""Every key that travels beside a batch: signature, ``model_input_names`` and collators are built from it.
+
+``context_input_ids``, ``context_attention_mask`` [batch, text_tokens]: the question in the text encoder's tokens; a row
+whose mask is all zero has no context. ``context_image_counts`` [batch]: images of each row, needed only without
+``input_ids``. ``context_turn_index`` [batch, tokens]: the answered turn of each token, -1 for none.
+"""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the slot holds during one forward."""
+
+    text: TextStates | None
+    """By row of the batch; None if no text came with the batch."""
+    tower: ImageMap | None
+    """The tower's images and the rows they answer to; None if the batch has no image."""
+    projector: ImageMap | None
+    """The same for what leaves the projector."""
+    turn_index: Tensor | None = None
+    """[batch, tokens] of the prompt."""
+
+    def question(self) -> TextStates:
+        """The text of every row; raises where a module needs it and none was given."""
+        if self.text is None:
+            raise DataError(
+                "no question reached the vision tower",
+                why="this model's features depend on the question, and the batch has no context_input_ids",
+                fix="make the batch with the processor that attach returned, or pass context=",
+            )
+        return self.text
+
+    def pooled_by_image(self) -> Tensor:
+        """[images, text_dim] the pooled question of each image's row."""
+        assert self.tower is not None
+        return self.question().pooled[self.tower.rows]
+
+    def turns(self, length: int) -> Tensor:
+        """[batch, length] answered turn of each of the tokens now in the language model.
+
+        While decoding, new tokens belong to the turn of the prompt's last token.
+        """
+        if self.turn_index is None:
+            raise DataError(
+                "no turn index in the batch",
+                why="a head method reads one weight per turn",
+                fix="pass context_turn_index",
+            )
+        if self.turn_index.shape[1] == length:
+            return self.turn_index
+        return self.turn_index[:, -1:].expand(-1, length)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One thing a module noticed."""
+
+    kind: str
+    """``context``, ``routing_weights`` or ``gaze``."""
+    block_index: int
+    values: Tensor
+    """Detached, on the CPU; axes as the module that records says."""
+
+
+@dataclass
+class Recorder:
+    """Collects what modules notice during forwards, for analyses. Off unless put into the slot."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def of(self, kind: str) -> dict[int, list[Tensor]]:
+        """Values of one kind by block, in the order of the forwards."""
+        found: dict[int, list[Tensor]] = {}
+        for record in self.records:
+            if record.kind == kind:
+                found.setdefault(record.block_index, []).append(record.values)
+        return found
+
+
+class ContextSlot:
+    """Shared by all inserted modules of a model; not a module, so that it stays out of checkpoints.
+
+    Copies of a model share it: fine one after the other, not for two forwards at once in threads.
+    """
+
+    def __init__(self) -> None:
+        self.context: Context | None = None
+        self.recorder: Recorder | None = None
+        self.head_reads_text = False
+        """True once a head method wants the context at every decoding step."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ContextSlot":
+        return self
+
+    def read(self) -> Context:
+        """The context of the forward that is running; outside of one this raises."""
+        if self.context is None:
+            raise DataError(
+                "no context for the vision tower",
+                why="it was called outside of the model's forward or generate",
+                fix="call the model itself, or fill the slot with `models.context.context_of(...)`",
+            )
+        return self.context
+
+    @contextmanager
+    def holding(self, context: Context | None) -> Iterator[None]:
+        """The slot with another content for a while."""
+        before, self.context = self.context, context
+        try:
+            yield
+        finally:
+            self.context = before
+
+    @contextmanager
+    def recording(self) -> Iterator[Recorder]:
+        """Collects what modules notice while the block runs."""
+        before, self.recorder = self.recorder, Recorder()
+        try:
+            yield self.recorder
+        finally:
+            self.recorder = before
+
+    def record(self, kind: str, block_index: int, values: Tensor) -> None:
+        """Hands something to the recorder, if there is one."""
+        if self.recorder is not None:
+            self.recorder.records.append(Record(kind, block_index, values.detach().cpu()))
+
+
+def bind(checkpoint: Callable[..., Any], slot: ContextSlot) -> Callable[..., Any]:
+    """A checkpointing function whose recomputation sees the context of its own forward.
+
+    Without it two forwards before one backward recompute the first with the second's questions, silently.
+    """
+
+    @wraps(checkpoint)
+    def run_checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        context = slot.context
+        ran: list[bool] = []
+
+        def run(*inputs: Any) -> Any:
+            recorder = slot.recorder
+            if ran:  # a recomputation: what it notices was noticed before
+                slot.recorder = None
+            ran.append(True)
+            try:
+                with slot.holding(context):
+                    return function(*inputs)
+            finally:
+                slot.recorder = recorder
+
+        return checkpoint(run, *args, **kwargs)
+
+    run_checkpoint.is_bound = True  # type: ignore[attr-defined]
+    return run_checkpoint
+
+
+def _texts(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
+    """Each row's token ids without padding; an empty tuple where the row has no context."""
+    rows = zip(ids.tolist(), mask.tolist(), strict=True)
+    return [tuple(token for token, keep in zip(row, keeps, strict=True) if keep) for row, keeps in rows]
+
+
+def _rows_of_images(input_ids: Tensor | None, placeholders: Tensor, image_token: int, counts: Tensor | None) -> Tensor:
+    """[images] row of the batch that each image stands in."""
+    if counts is not None:
+        return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    if input_ids is None:
+        raise DataError(
+            "cannot tell which image belongs to which row",
+            why="inputs_embeds hold no image tokens",
+            fix="pass context_image_counts, or input_ids",
+        )
+    ends_of_rows = (input_ids == image_token).sum(dim=1).cumsum(0)
+    return torch.searchsorted(ends_of_rows, placeholders.to(ends_of_rows).cumsum(0))
+
+
+def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping[str, Any], kwargs: Mapping) -> Context:
+    """The context of one forward, from the ``context_*`` tensors and the batch's images.
+
+    Raises ``DataError`` where an image's row has no context while the model has a text encoder.
+    """
+    family: Family = base_model.context_family
+    ids, mask = channel.get("context_input_ids"), channel.get("context_attention_mask")
+    tower = projector = text = None
+    if kwargs.get("pixel_values") is not None:
+        placeholders = 0 if input_ids is None else int((input_ids == base_model.config.image_token_id).sum())
+        units = family.units(base_model.config, kwargs, placeholders)
+        rows = _rows_of_images(
+            input_ids, units.placeholders, base_model.config.image_token_id, channel.get("context_image_counts")
+        )
+        tower = ImageMap(rows, units.tower_lengths)
+        projector = ImageMap(rows, units.projector_lengths)
+    encoder = base_model.context_encoder
+    if ids is not None and encoder is not None:
+        texts = _texts(ids, torch.ones_like(ids) if mask is None else mask)
+        missing = [row for row, text in enumerate(texts) if not text]
+        if missing and tower is not None and set(missing) & set(tower.rows.tolist()):
+            row = min(set(missing) & set(tower.rows.tolist()))
+            raise DataError(
+                "no question for an image", where=f"row {row} of the batch", fix="pass context= with one text per row"
+            )
+        asked = torch.tensor([len(text) > base_model.context_special_tokens for text in texts], device=ids.device)
+        # A text-only row without context still needs a text in its place; nothing reads it.
+        some = next((text for text in texts if text), None)
+        if some is not None:
+            text = encoder.encode([text or some for text in texts], asked)
+    return Context(text, tower, projector, channel.get("context_turn_index"))
+
+
+def take_channel(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Takes the ``context_*`` tensors out of keyword arguments."""
+    return {key.name: kwargs.pop(key.name, None) for key in CHANNEL}
+
+
+def receive_context(base_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Pre-hook of the base model: takes the channel and fills the slot. Knows no model: copies stay apart."""
+    channel = take_channel(kwargs)
+    if kwargs.get("pixel_values_videos") is not None:
+        raise DataError(
+            "videos are not supported",
+            why="a context-aware tower maps images, not frames, to questions",
+            fix="pass the frames as images",
+        )
+    slot: ContextSlot = base_model.context_slot
+    if kwargs.get("pixel_values") is not None or slot.head_reads_text:
+        input_ids = args[0] if args else kwargs.get("input_ids")
+        slot.context = context_of(base_model, input_ids, channel, kwargs)
+    return args, kwargs
+
+
+def release_context(base_model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    """Forward hook of the base model: empties the slot, so that nothing runs on a stale question."""
+    base_model.context_slot.context = None

@@ -1,0 +1,71 @@
+"""Which tokens belong to which image, and which image to which row of context.
+
+The one place that knows the two layouts of a tower: ``[images, tokens, dim]`` and packed
+``[total, dim]``. Methods ask for "per image" operations and name no layout.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageMap:
+    """The images of one forward, as a tower (or projector) sees them."""
+
+    rows: Tensor
+    """[images] row of context that each image answers to."""
+    lengths: Tensor | None = None
+    """[images] tokens of each image in a packed layout; None where the layout is [images, tokens, dim]."""
+
+    def check(self, tokens: Tensor) -> None:
+        """Raises if the tokens are not those of these images: a wrong map would mix up questions silently."""
+        expected = len(self.rows) if self.lengths is None else int(self.lengths.sum())
+        if len(tokens) != expected:
+            unit = "images" if self.lengths is None else "tokens"
+            raise RuntimeError(f"the tower holds {len(tokens)} {unit}, the context maps {expected}")
+
+    def image_of_token(self) -> Tensor:
+        """[total] image of each packed token."""
+        assert self.lengths is not None
+        index = torch.arange(len(self.lengths), device=self.lengths.device)
+        return index.repeat_interleave(self.lengths)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[images, k] -> [images, 1, k], or [total, k] where packed: one value per image, ready to meet its tokens."""
+        return values[:, None] if self.lengths is None else values[self.image_of_token()]
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Softmax over the tokens of each image: [images, tokens, heads], or [total, heads] where packed."""
+        if self.lengths is None:
+            return logits.softmax(dim=1)
+        image = self.image_of_token()
+        shape = (len(self.lengths), logits.shape[-1])
+        index = image[:, None].expand_as(logits)
+        highest = logits.detach().new_full(shape, float("-inf")).scatter_reduce(0, index, logits.detach(), "amax")
+        exponents = (logits - highest[image]).exp()
+        return exponents / exponents.new_zeros(shape).index_add(0, image, exponents)[image]
+
+    def weighted_sum(self, weights: Tensor, tokens: Tensor) -> Tensor:
+        """Sum of each image's tokens by weight: [images, heads, dim].
+
+        ``weights`` as ``softmax`` returns them, ``tokens`` [images, tokens, dim] or [total, dim].
+        """
+        if self.lengths is None:
+            return weights.transpose(1, 2) @ tokens
+        pairs = zip(weights.split(self._borders()), tokens.split(self._borders()), strict=True)
+        return torch.stack([weight.T @ token for weight, token in pairs])
+
+    def linear(self, tokens: Tensor, weights: Tensor, biases: Tensor | None = None) -> Tensor:
+        """Each image's tokens through its own linear layer: weights [images, out, in], biases [images, out]."""
+        if self.lengths is None:
+            output = tokens @ weights.transpose(1, 2)
+        else:
+            pairs = zip(tokens.split(self._borders()), weights, strict=True)
+            output = torch.cat([token @ weight.T for token, weight in pairs])
+        return output if biases is None else output + self.spread(biases)
+
+    def _borders(self) -> list[int]:
+        assert self.lengths is not None
+        return [int(length) for length in self.lengths]

@@ -1,0 +1,172 @@
+"""The processor's side of the path: a class swap that adds the question to every batch."""
+
+import inspect
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+
+from yarbus.core.errors import DataError
+from yarbus.models.context import CHANNEL
+from yarbus.models.question import IMAGE_TAG, Question, TemplateMarkers, user_turns
+
+TOKENIZER_FOLDER = "context_tokenizer"
+
+
+class ImageOnlyQwen2_5_VLProcessor(Qwen2_5_VLProcessor):  # noqa: N801 - the library's name
+    """Qwen2.5-VL's processor without its video half, which cannot be built without torchvision.
+
+    The library finds a processor's parts by the names in ``__init__``: leaving one out leaves the part out.
+    """
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> Any:
+        if videos is not None:
+            raise DataError(
+                "videos are not supported",
+                why="this processor was built without torchvision",
+                fix="pass frames as images",
+            )
+        return super().__call__(images=images, text=text, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        # Saved under the library's name: a machine with torchvision opens the folder with AutoProcessor.
+        return {**super().to_dict(), "processor_class": "Qwen2_5_VLProcessor"}
+
+
+class ContextProcessorMixin:
+    """What a processor with a context tokenizer does differently: ``context_*`` tensors in every batch.
+
+    ``context`` may be given to a call: one text per row, None for a row without. Otherwise it is found: in
+    ``apply_chat_template`` in the messages, in a plain call on rendered text by the template's markers, and
+    for a model without a chat template the whole text is the question.
+    """
+
+    context_tokenizer: Any
+    question: Question
+    _markers: tuple[Any, TemplateMarkers] | None = None
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: Any = None,
+        *args: Any,
+        context: str | Sequence[str | None] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        batch = super().__call__(images, text, *args, **kwargs)  # type: ignore[misc]
+        if text is None:
+            return batch
+        texts = [text] if isinstance(text, str) else list(text)
+        if context is None:
+            context = [self.question.of_turns(self._turns_of_text(one)) for one in texts]
+        elif isinstance(context, str):
+            context = [context]
+        if len(context) != len(texts):
+            raise DataError(
+                f"{len(context)} contexts for {len(texts)} texts", fix="pass context= with one text (or None) per row"
+            )
+        tensors = kwargs.get("return_tensors") or kwargs.get("text_kwargs", {}).get("return_tensors")
+        encoded = self._encode_context([None if one is None else self._clean(one) for one in context], tensors)
+        batch.update(encoded)
+        return batch
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; the context of each conversation comes from its messages."""
+        library: Any = super()
+        bound = inspect.signature(library.apply_chat_template).bind(conversation, *args, **kwargs)
+        if bound.arguments.get("tokenize"):
+            batched = not (conversation and isinstance(conversation[0], dict))
+            conversations = conversation if batched else [conversation]
+            options = dict(bound.arguments.get("processor_kwargs") or {})
+            options.setdefault("context", [self.question.of_turns(user_turns(one)) for one in conversations])
+            bound.arguments["processor_kwargs"] = options
+        return library.apply_chat_template(*bound.args, **bound.kwargs)
+
+    def _image_tags(self) -> list[str]:
+        # Templates wrap images in special tokens of their own (Qwen's vision_start); a question holds none of them.
+        return sorted({IMAGE_TAG, *self.tokenizer.all_special_tokens}, key=len, reverse=True)  # type: ignore[attr-defined]
+
+    def _clean(self, text: str) -> str:
+        return self.question.clean(text, self._image_tags())
+
+    def _turns_of_text(self, text: str) -> list[str]:
+        template = getattr(self, "chat_template", None)
+        if template is None:
+            return [text]
+        if self._markers is None or self._markers[0] != template:
+            library: Any = super()
+            self._markers = (template, TemplateMarkers.of(library.apply_chat_template))
+        return self._markers[1].user_turns(text)
+
+    def _encode_context(self, texts: list[str | None], return_tensors: str | None) -> dict[str, Any]:
+        """Tokens of each text; a row without context has an all-zero mask."""
+        encoded = self.context_tokenizer(
+            [text or "" for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=self.question.max_tokens,
+            return_token_type_ids=False,
+        )
+        masks = encoded["attention_mask"]
+        masks = [mask if text is not None else [0] * len(mask) for mask, text in zip(masks, texts, strict=True)]
+        result = {"context_input_ids": encoded["input_ids"], "context_attention_mask": masks}
+        if return_tensors == "pt":
+            import torch
+
+            # An empty text may have no token at all; the channel still needs its axes.
+            return {
+                name: torch.tensor(value, dtype=torch.long).reshape(len(texts), -1) for name, value in result.items()
+            }
+        return result
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return list(super().model_input_names) + [key.name for key in CHANNEL]  # type: ignore[misc]
+
+    def to_dict(self) -> dict[str, Any]:
+        kept = super().to_dict()  # type: ignore[misc]
+        for ours in ("context_tokenizer", "question"):
+            kept.pop(ours, None)
+        # The plain class is what the library can load; our loader swaps the class again.
+        kept["processor_class"] = self.plain_class.__name__  # type: ignore[attr-defined]
+        return kept
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
+        saved = super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        self.context_tokenizer.save_pretrained(Path(save_directory) / TOKENIZER_FOLDER)
+        return saved
+
+
+@cache
+def _context_processor_class(cls: Any) -> type:
+    name = f"Context{cls.__name__}"
+    swapped = type(name, (ContextProcessorMixin, cls), {"__module__": __name__, "plain_class": cls})
+    globals()[name] = swapped  # pickle (dataloader workers) looks classes up by name
+    return swapped
+
+
+def attach_to_processor(processor: Any, tokenizer: Any, question: Question) -> None:
+    """Gives a processor the context tokenizer, in place."""
+    if not isinstance(processor, ContextProcessorMixin):
+        processor.__class__ = _context_processor_class(processor.__class__)
+    processor.context_tokenizer = tokenizer
+    processor.question = question
+
+
+def detach_from_processor(processor: Any) -> None:
+    """Undoes ``attach_to_processor``."""
+    if isinstance(processor, ContextProcessorMixin):
+        processor.__class__ = processor.plain_class  # type: ignore[attr-defined]
+        for ours in ("context_tokenizer", "question", "_markers"):
+            processor.__dict__.pop(ours, None)
+
+
+def load_context_tokenizer_from(folder: Path) -> Any:
+    """The context tokenizer saved beside a model or adapter."""
+    return AutoTokenizer.from_pretrained(folder / TOKENIZER_FOLDER, trust_remote_code=False)

@@ -1,0 +1,285 @@
+"""Writing and reading what was attached: adapters beside their base, and full models.
+
+An adapter folder holds ``adapter.safetensors`` (everything added or trained), ``adapter.json``
+(methods, base and its fingerprint, hash of the tensors), and for methods that read the question
+the context tokenizer and the text encoder (copied if it came from a folder, else by name and
+fingerprint). Nothing is a pickle.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from yarbus.core.errors import CheckpointError, MismatchError
+from yarbus.models.attachment import (
+    Attachment,
+    Method,
+    adapter_tensors,
+    attachment_of,
+    is_attached,
+    load_adapter_tensors,
+    set_stage,
+)
+from yarbus.models.fingerprint import fingerprint
+from yarbus.models.load import load_processor
+from yarbus.models.processor import (
+    TOKENIZER_FOLDER,
+    attach_to_processor,
+    load_context_tokenizer_from,
+)
+from yarbus.models.question import Question
+from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, text_encoder_from_config
+from yarbus.models.vlm import VLM
+from yarbus.models.wrapper import VARIANT, ContextMixin, context_class
+
+SCHEMA = 1
+Build = Callable[[Mapping[str, Any]], dict[str, Method]]
+"""Method words -> methods; ``methods`` brings it, since models do not know methods by name."""
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    """What has to be known to attach the same again."""
+    attachment = attachment_of(model)
+    encoder: TextEncoder | None = getattr(model.base_model, "context_encoder", None)
+    text = None
+    if encoder is not None:
+        encoder_config = getattr(encoder.encoder, "config", None)
+        text = {
+            "name": encoder.name,
+            "dim": encoder.dim,
+            "fingerprint": fingerprint(encoder.state_dict()),
+            "special_tokens": model.base_model.context_special_tokens,
+            "config": encoder_config.to_dict() if encoder_config is not None else None,
+        }
+    return {
+        "schema": SCHEMA,
+        "yarbus": version("yarbus"),
+        "base": {
+            "class": attachment.base_class,
+            "name": attachment.base_name,
+            "fingerprint": attachment.base_fingerprint,
+        },
+        "places": {place: method.spec() for place, method in attachment.places.items()},
+        "active": sorted(attachment.active),
+        "question": asdict(attachment.question) if attachment.question else None,
+        "text_encoder": text,
+    }
+
+
+def save_adapter(model: nn.Module, folder: str | Path, processor: Any = None) -> None:
+    """Writes what was added or trained, and what is needed to attach it to the same base again.
+
+    Args:
+        model: a model with something attached.
+        folder: made if it does not exist.
+        processor: the processor that ``attach`` returned, whose context tokenizer goes into the folder. Without it
+            a text encoder that came from a folder brings its own tokenizer, any other is found by name.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
+    if not tensors:
+        raise CheckpointError("the adapter would be empty", where=folder, fix="attach a method that trains something")
+    bad = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+    if bad is not None:
+        raise CheckpointError(f"tensor '{bad}' holds NaN or infinity", where=folder, fix="save an earlier checkpoint")
+    save_file(tensors, folder / "adapter.safetensors", metadata={"format": "pt"})
+    description = _describe(model)
+    description["sha256"] = _sha256(folder / "adapter.safetensors")
+    encoder: TextEncoder | None = getattr(model.base_model, "context_encoder", None)
+    if encoder is not None and encoder.folder is not None and encoder.encoder is not None:
+        encoder.encoder.save_pretrained(folder / "text_encoder")  # type: ignore[operator]
+        load_context_tokenizer(encoder.name, processor).save_pretrained(folder / "text_encoder")
+    if processor is not None and hasattr(processor, "context_tokenizer"):
+        processor.context_tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    (folder / "adapter.json").write_text(json.dumps(description, indent=1, sort_keys=True))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / "adapter.json"
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(
+            "not an adapter", where=folder, why="it has no adapter.json", fix="give a folder that save_adapter wrote"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError("damaged adapter", where=path, why=str(error), fix="use another copy") from None
+    if description.get("schema", 0) > SCHEMA:
+        raise CheckpointError(
+            "adapter of a newer version",
+            where=path,
+            why=f"written by yarbus {description['yarbus']}",
+            fix="update yarbus",
+        )
+    return description
+
+
+def _read_tensors(folder: Path, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    path = folder / "adapter.safetensors"
+    try:
+        if _sha256(path) != description["sha256"]:
+            raise CheckpointError(
+                "damaged adapter", where=path, why="its sha256 is not the one in adapter.json", fix="use another copy"
+            )
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise CheckpointError("damaged adapter", where=path, why=str(error), fix="use another copy") from None
+
+
+def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -> tuple[nn.Module, Any]:
+    """Attaches the adapter in ``folder`` to the base it was made for; nothing is changed if anything does not fit.
+
+    Raises:
+        MismatchError: another base (both fingerprints), another text encoder, or tensors that do not fit.
+        CheckpointError: a damaged or incomplete folder.
+    """
+    description = _read_description(folder)
+    tensors = _read_tensors(folder, description)
+    if is_attached(model):
+        raise MismatchError("something is attached to this model already", where=folder, fix="load it on a fresh base")
+    base, found = description["base"], fingerprint(dict(model.named_parameters()))
+    if base["fingerprint"] != found:
+        raise MismatchError(
+            "adapter of another base",
+            where=folder,
+            why=f"it was made for {base['class']} {base['name']} {base['fingerprint']}, "
+            f"this is {type(model).__name__} {found}",
+            fix="load the base that the adapter names",
+        )
+    places = build(description["places"])
+    question = Question(**description["question"]) if description["question"] else None
+    encoder = _adapter_text_encoder(folder, description["text_encoder"], model)
+    set_stage(model, None, places, text_encoder=encoder, question=question)
+    load_adapter_tensors(model, tensors)
+    if encoder is not None:
+        model.base_model.context_special_tokens = description["text_encoder"]["special_tokens"]  # type: ignore[union-attr]
+        if processor is not None:
+            attach_to_processor(processor, _adapter_tokenizer(folder, encoder, processor), question or Question())
+    return model, processor
+
+
+def _adapter_tokenizer(folder: Path, encoder: TextEncoder, processor: Any) -> Any:
+    if (folder / TOKENIZER_FOLDER).is_dir():
+        return load_context_tokenizer_from(folder)
+    return load_context_tokenizer(encoder.name, processor)
+
+
+def _adapter_text_encoder(folder: Path, text: Mapping[str, Any] | None, model: nn.Module) -> TextEncoder | None:
+    if text is None:
+        return None
+    copied = folder / "text_encoder"
+    encoder = load_text_encoder(str(copied) if copied.is_dir() else text["name"], VLM.of(model))
+    found = fingerprint(encoder.state_dict())
+    if found != text["fingerprint"]:
+        raise MismatchError(
+            f"text encoder '{encoder.name}' is another one",
+            where=folder,
+            why=f"the adapter was trained with {text['fingerprint']}, this is {found}",
+            fix="use the encoder that the adapter names",
+        )
+    return encoder
+
+
+def save(model: nn.Module, processor: Any, folder: str | Path) -> None:
+    """Writes the full model and its processor. If modules were inserted, weights carry the variant ``yarbus``,
+
+    so that plain ``AutoModel`` refuses the folder instead of filling what it does not know with random numbers.
+    """
+    folder = Path(folder)
+    if isinstance(model, ContextMixin):
+        model.config.yarbus = _describe(model)  # type: ignore[attr-defined]
+    try:
+        model.save_pretrained(folder)  # type: ignore[operator]
+    finally:
+        if isinstance(model, ContextMixin):
+            del model.config.yarbus  # type: ignore[attr-defined]
+    if processor is not None:
+        processor.save_pretrained(folder)
+
+
+def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
+    """Reads what ``save`` wrote. ``kwargs`` go to ``from_pretrained`` (dtype, device_map).
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or the folder holds no model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            "not a model", where=folder, why=reason, fix="give a folder that yarbus.save wrote"
+        ) from None
+    plain = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    description = getattr(config, "yarbus", None)
+    if description is None:
+        model, report = plain.from_pretrained(folder, output_loading_info=True, trust_remote_code=False, **kwargs)
+    else:
+        cls = _class_with_structure(plain, description, build)
+        model, report = cls.from_pretrained(  # type: ignore[attr-defined]
+            folder, config=config, variant=VARIANT, output_loading_info=True, trust_remote_code=False, **kwargs
+        )
+        model.__class__ = context_class(plain)
+        del model.config.yarbus
+    wrong = [(kind, name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[kind]]
+    if wrong:
+        raise CheckpointError(
+            f"{len(wrong)} tensors do not fit",
+            where=f"{folder}:{wrong[0][1]}",
+            why=wrong[0][0].replace("_keys", ""),
+            fix="save the model again, or use another copy",
+        )
+    processor = load_processor(folder, config)
+    if description is not None:
+        attachment = attachment_of(model)
+        base = description["base"]
+        attachment.base_class, attachment.base_name = base["class"], base["name"]
+        attachment.base_fingerprint = base["fingerprint"]
+        if description["text_encoder"] is not None:
+            model.base_model.context_special_tokens = description["text_encoder"]["special_tokens"]
+            if processor is not None and (folder / TOKENIZER_FOLDER).is_dir():
+                attach_to_processor(processor, load_context_tokenizer_from(folder), attachment.question or Question())
+        _forget_base(attachment)
+    return model, processor
+
+
+def _class_with_structure(plain: type, description: Mapping[str, Any], build: Build) -> type:
+    """A class whose ``__init__`` attaches before the weights are read into it."""
+
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - becomes a method below
+        plain.__init__(self, config, *args, **kwargs)  # type: ignore[misc]
+        text, encoder = description["text_encoder"], None
+        if text is not None:
+            text_config = None
+            if text["config"] is not None:
+                text_config = AutoConfig.for_model(**text["config"])
+            encoder = text_encoder_from_config(text["name"], text["dim"], text_config, VLM.of(self))
+        question = Question(**description["question"]) if description["question"] else None
+        places = build(description["places"])
+        self.__class__ = plain  # attach swaps the class itself
+        set_stage(self, None, places, text_encoder=encoder, question=question)
+
+    return type(f"Loading{plain.__name__}", (plain,), {"__init__": __init__, "__module__": __name__})
+
+
+def _forget_base(attachment: Attachment) -> None:
+    """The base's own networks were never there: a model loaded whole cannot be detached to its base."""
+    attachment.replaced.clear()
+    attachment.versions = dict.fromkeys(attachment.versions or {"the loaded model": 0}, -1)

@@ -1,0 +1,80 @@
+"""The thin class swap on the top model.
+
+It adds the ``context_*`` names to the signature (which ``generate``, Trainer and TRL inspect),
+fills the slot for the image encoding that ``generate`` of transformers 5.23 does before any forward,
+binds checkpointing to the slot, and saves under a weights variant that plain ``AutoModel`` refuses.
+Everything else stays the library's.
+"""
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yarbus.models.context import CHANNEL, bind, context_of
+
+VARIANT = "yarbus"
+"""Weights variant of a full model: plain ``from_pretrained`` finds no weights instead of re-initialising ours."""
+
+
+class ContextMixin:
+    """What a top model with a context slot does differently."""
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = None, **kwargs: Any
+    ) -> None:
+        checkpoint = gradient_checkpointing_func or torch.utils.checkpoint.checkpoint
+        if enable and not getattr(checkpoint, "is_bound", False):
+            checkpoint = bind(checkpoint, self.base_model.context_slot)  # type: ignore[attr-defined]
+        super()._set_gradient_checkpointing(  # type: ignore[misc]
+            enable=enable, gradient_checkpointing_func=checkpoint, **kwargs
+        )
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """5.23 encodes images here. The channel stays in ``model_kwargs``, expands with beams and reaches prefill."""
+        base = self.base_model  # type: ignore[attr-defined]
+        context = None
+        if model_kwargs.get("pixel_values") is not None:
+            context = context_of(base, inputs_tensor, model_kwargs, model_kwargs)
+        with base.context_slot.holding(context):
+            return super()._maybe_prepare_encoder_kwargs_for_generation(  # type: ignore[misc]
+                inputs_tensor, model_kwargs, *args, **kwargs
+            )
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """As the library's, under the weights variant ``yarbus``. ``yarbus.load`` reads it."""
+        super().save_pretrained(save_directory, **{"variant": VARIANT, **kwargs})  # type: ignore[misc]
+
+
+@cache
+def context_class(cls: Any) -> type:
+    """The class of ``cls`` with a context slot, one per library class."""
+    name = f"Context{cls.__name__}"
+    signature = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+    parameters = list(signature.parameters.values())
+    extra = [inspect.Parameter(key.name, inspect.Parameter.KEYWORD_ONLY, default=None) for key in CHANNEL]
+    catch_all = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.VAR_KEYWORD]
+    named = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return cls.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+
+    # Set outright: with functools.wraps, readers of the signature would follow __wrapped__ past the new names.
+    forward.__signature__ = signature.replace(parameters=named + extra + catch_all)  # type: ignore[attr-defined]
+    swapped = type(name, (ContextMixin, cls), {"__module__": __name__, "forward": forward, "plain_class": cls})
+    globals()[name] = swapped  # pickle and multiprocessing look classes up by name
+    return swapped
+
+
+def __getattr__(name: str) -> type:
+    """A context class in a process that has not made it yet, so that a pickled model opens there."""
+    import transformers
+
+    plain = getattr(transformers, name.removeprefix("Context"), None) if name.startswith("Context") else None
+    if plain is None:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return context_class(plain)
