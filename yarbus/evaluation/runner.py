@@ -1,0 +1,208 @@
+"""Asks a model the questions of a benchmark, keeps every reply, and scores what is on disk.
+
+Replies are appended one line at a time, so a run that was killed goes on where it stopped. The scores
+are always made from the file of replies: :func:`rescore` makes them again without a model.
+"""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from yarbus.core.errors import ConfigError, DataError, UserError
+from yarbus.core.records import JsonlWriter, read_json, read_jsonl, write_json
+from yarbus.data.collate import prompt_batch
+from yarbus.data.sample import Sample
+from yarbus.evaluation import own_file
+from yarbus.evaluation.benchmark import BENCHMARKS, Benchmark, Protocol
+from yarbus.evaluation.identity import SampleHashes, model_fingerprint, prompt_fingerprint
+from yarbus.evaluation.progress import progress_of
+from yarbus.evaluation.replies import (
+    IDENTITY,
+    Row,
+    check_unique,
+    claim,
+    keep,
+    question_of,
+    reply_of,
+    row_of,
+    write_rows,
+)  # fmt: skip
+from yarbus.evaluation.scoring import score
+
+
+def load_benchmark(name: str, samples: list[Sample] | None = None) -> Benchmark:
+    """The benchmark of that name; ``file:PATH`` reads its questions unless they are given."""
+    if name.startswith(own_file.PREFIX):
+        return own_file.file_benchmark(name, own_file.read_questions(name) if samples is None else samples)
+    return BENCHMARKS[name]
+
+
+def benchmark_folder(folder: Path, name: str, protocol: str, checkpoint: str = "final") -> Path:
+    """Where replies and scores of one benchmark stand below a run's folder."""
+    place = own_file.folder_name(name) if name.startswith(own_file.PREFIX) else name
+    return folder / "evaluation" / checkpoint / f"{place}@{protocol}"
+
+
+def generate(model: Any, processor: Any, samples: list[Sample], protocol: Protocol) -> list[str]:
+    """Greedy replies to one batch of questions, without special tokens, stripped."""
+    inputs = {
+        name: value.to(model.device) if isinstance(value, torch.Tensor) else value
+        for name, value in prompt_batch(processor, samples).items()
+    }
+    # no_grad, not inference_mode: cached text states must stay usable in a later training step.
+    with torch.no_grad():
+        tokens = model.generate(**inputs, max_new_tokens=protocol.max_new_tokens, do_sample=False, num_beams=1)
+    new = tokens[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+
+
+def _ask(
+    model: Any, processor: Any, samples: list[Sample], protocol: Protocol
+) -> Iterator[tuple[Sample, str, str | None]]:
+    """(sample, reply, error) of each sample; a batch that fails is asked again one by one."""
+    try:
+        texts = generate(model, processor, samples, protocol)
+    except Exception as error:
+        if isinstance(error, UserError) and not isinstance(error, DataError):
+            raise  # a wrong set-up concerns all samples
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        if len(samples) == 1:
+            yield samples[0], "", f"{type(error).__name__}: {error}"[:500]
+            return
+    else:
+        yield from ((sample, text, None) for sample, text in zip(samples, texts, strict=True))
+        return
+    for sample in samples:
+        yield from _ask(model, processor, [sample], protocol)
+
+
+def _run(
+    model: Any, processor: Any, benchmark: Benchmark, protocol: Protocol, identity: Row, folder: Path, *,
+    batch: int, progress: bool, max_errors: int,
+) -> Row:  # fmt: skip
+    """All missing replies of one benchmark, then its scores."""
+    samples = benchmark.samples()
+    check_unique(samples)
+    sample_hash = SampleHashes()
+    hashes = {sample.id: sample_hash(sample) for sample in samples}
+    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, identity, len(samples))
+    kept = keep(folder, hashes)
+    missing = [sample for sample in samples if sample.id not in kept]
+    # Like lengths pad least, and replies of one task end together.
+    missing.sort(key=lambda sample: (len(sample.images), sample.task or "", len(question_of(sample))))
+    failed = 0
+    with (
+        JsonlWriter(folder / "replies.jsonl") as replies,
+        progress_of(benchmark.name, len(missing), progress) as advance,
+    ):
+        for start in range(0, len(missing), batch):
+            asked = missing[start : start + batch]
+            for sample, text, error in _ask(model, processor, asked, protocol):
+                replies.write(row_of(sample, hashes[sample.id], protocol, text, error))
+                failed += error is not None
+                if failed > max_errors:
+                    raise DataError(
+                        f"more than {max_errors} samples of {benchmark.name} failed",
+                        where=sample.where,
+                        why=str(error),
+                        fix="mend the samples marked in replies.jsonl; replies so far are kept",
+                    )
+            advance(len(asked))
+    scores = rescore(folder)
+    if progress and scores["num_errors"]:
+        failures = f"{scores['num_errors']} samples failed and count as wrong"
+        message = f"{benchmark.name}: {failures}, see {folder}/replies.jsonl"
+        Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+    return scores
+
+
+def rescore(folder: Path) -> Row:
+    """Judges the replies in a benchmark's folder again and writes scores.json; needs no model.
+
+    Returns the record: ``{"metrics": {name: {"value", "n", "low", "high", "interval", "chance"}}, ...}``, values
+    as fractions.
+    """
+    path = folder / "replies.jsonl"
+    identity, rows = read_json(folder / "identity.json"), read_jsonl(path)
+    if not rows:
+        raise DataError("no replies to score", where=path, fix="run the evaluation first")
+    benchmark = load_benchmark(identity["benchmark"], [reply_of(row).sample for row in rows])
+    protocol = benchmark.protocol(identity["protocol"])
+    judged = [
+        {**row, "is_correct": row["error"] is None and bool(protocol.judge(row["reply"], row["answer"]))}
+        for row in rows
+    ]
+    if judged != rows:
+        write_rows(path, judged)
+    replies = [reply_of(row) for row in judged]
+    metrics = {
+        name: {**score(metric, replies), "chance": benchmark.chance_of(name)}
+        for name, metric in benchmark.metrics.items()
+    }
+    data = sha256("\n".join(sorted(f"{row['sample_id']} {row['sample_hash']}" for row in rows)).encode())
+    scores = {
+        **{key: identity[key] for key in IDENTITY},
+        "data": data.hexdigest()[:16],
+        "paper": benchmark.paper,
+        "licence": benchmark.licence,
+        "num_samples": identity["num_samples"],
+        "num_replies": len(rows),
+        "num_errors": sum(row["error"] is not None for row in rows),
+        "metrics": metrics,
+    }
+    write_json(folder / "scores.json", scores)
+    return scores
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    names: list[str],
+    folder: Path,
+    *,
+    checkpoint: str = "final",
+    protocol: str = "official",
+    batch: int = 32,
+    progress: bool = True,
+    max_errors: int = 20,
+) -> dict[str, Row]:
+    """Scores of each benchmark by name, made from replies kept below ``folder/evaluation/<checkpoint>/``.
+
+    Only questions without a reply are asked. A sample that fails is recorded, counted as wrong and asked
+    again next time; more than ``max_errors`` of them in one benchmark stop the evaluation (DataError).
+    Replies of another model, processor, protocol or data in the same place are refused (MismatchError).
+    """
+    if batch < 1:
+        raise ConfigError(f"batch must be 1 or more, found {batch}", fix="choose a batch of 1 or more")
+    benchmarks = {name: load_benchmark(name) for name in names}  # a wrong name is told before the work begins
+    for benchmark in benchmarks.values():
+        benchmark.protocol(protocol)
+    shown = {"model": model_fingerprint(model), "prompt": prompt_fingerprint(processor)}
+    was_training = model.training
+    model.eval()
+    try:
+        scores = {}
+        for name, benchmark in benchmarks.items():
+            chosen = benchmark.protocol(protocol)
+            identity = {"benchmark": name, "protocol": protocol, "max_new_tokens": chosen.max_new_tokens, **shown}
+            place = benchmark_folder(folder, name, protocol, checkpoint)
+            scores[name] = _run(
+                model,
+                processor,
+                benchmark,
+                chosen,
+                identity,
+                place,
+                batch=batch,
+                progress=progress,
+                max_errors=max_errors,
+            )
+        return scores
+    finally:
+        model.train(was_training)

@@ -1,0 +1,200 @@
+"""The records of a run or a comparison, read from its folder.
+
+A folder that is still being filled reads as far as it goes: what is not there yet is an empty list.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yarbus.core.errors import CheckpointError, ConfigError
+from yarbus.core.records import read_json, read_jsonl
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One benchmark on one checkpoint: scores.json and the replies behind it."""
+
+    benchmark: str
+    protocol: str
+    checkpoint: str
+    scores: Row
+    replies: list[Row]
+
+    @property
+    def label(self) -> str:
+        """The benchmark's name, with its protocol where that is not the official one."""
+        return self.benchmark if self.protocol == "official" else f"{self.benchmark}@{self.protocol}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run. ``curves`` holds the lines of metrics.jsonl by stage, in order of the stages' age."""
+
+    folder: Path
+    variant: str
+    seed: int
+    recipe: Row = field(default_factory=dict)
+    environment: Row = field(default_factory=dict)
+    plan: Any = None
+    curves: dict[str, list[Row]] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def final_evaluations(self) -> list[Evaluation]:
+        """Those of the finished model; without any, those of the last checkpoint."""
+        names = sorted({evaluation.checkpoint for evaluation in self.evaluations})
+        chosen = "final" if "final" in names else names[-1] if names else None
+        return [evaluation for evaluation in self.evaluations if evaluation.checkpoint == chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs of several variants under several seeds; a single run is a comparison of one variant."""
+
+    name: str
+    folder: Path
+    variants: list[str]
+    seeds: list[int]
+    runs: list[Run]
+    shared: list[Run] = field(default_factory=list)
+    """Stages that all variants start from (``align-<hash>``)."""
+    tasks: list[str] = field(default_factory=list)
+    """Benchmarks in the order in which they are shown."""
+    recipe: Any = None
+    command: str = ""
+    note: str | None = None
+
+    def runs_of(self, variant: str) -> list[Run]:
+        """The runs of one variant, by seed."""
+        return sorted((run for run in self.runs if run.variant == variant), key=lambda run: run.seed)
+
+
+def _read(path: Path, default: Any) -> Any:
+    """A JSON file, or the default if there is none."""
+    return read_json(path) if path.exists() else default
+
+
+def _evaluations(folder: Path) -> list[Evaluation]:
+    found = []
+    for scores in sorted((folder / "evaluation").glob("*/**/*@*/scores.json")):
+        place = scores.parent
+        record = _read(scores, {})
+        replies = place / "replies.jsonl"
+        found.append(
+            Evaluation(
+                benchmark=record.get("benchmark", place.name.rpartition("@")[0]),
+                protocol=record.get("protocol", place.name.rpartition("@")[2]),
+                checkpoint=place.relative_to(folder / "evaluation").parts[0],
+                scores=record,
+                replies=read_jsonl(replies) if replies.exists() else [],
+            )
+        )
+    return found
+
+
+def _recipe(folder: Path) -> Row:
+    """The run's resolved recipe; empty if there is none."""
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        raise CheckpointError("damaged record", where=path, why=why, fix="restore it") from error
+    if not isinstance(found, dict):
+        raise CheckpointError("damaged record", where=path, why="no mapping", fix="restore it")
+    return found
+
+
+def _stage_order(folder: Path, recipe: Row) -> list[str]:
+    """Stage names in the order of the run's recipe, then by name."""
+    present = sorted(path.parent.name for path in (folder / "stages").glob("*/metrics.jsonl"))
+    named = [name for name in recipe.get("stages", {}) if name in present]
+    return named + [name for name in present if name not in named]
+
+
+def read_run(folder: Path, variant: str | None = None, seed: int | None = None) -> Run:
+    """The run in a folder. Without a name for its variant, ``<variant>-seed<k>`` is read off the folder's name."""
+    named = re.fullmatch(r"(.+)-seed(\d+)", folder.name)
+    if variant is None:
+        variant = named.group(1) if named else folder.resolve().name
+    if seed is None:
+        seed = int(named.group(2)) if named else 0
+    recipe = _recipe(folder)
+    return Run(
+        folder=folder,
+        recipe=recipe,
+        variant=variant,
+        seed=seed,
+        environment=_read(folder / "environment.json", {}),
+        plan=_read(folder / "plan.json", None),
+        curves={name: read_jsonl(folder / "stages" / name / "metrics.jsonl") for name in _stage_order(folder, recipe)},
+        evaluations=_evaluations(folder),
+    )
+
+
+def _together(runs: list[Run], name: str, folder: Path, **more: Any) -> Comparison:
+    variants = list(dict.fromkeys(run.variant for run in runs))
+    seeds = sorted({run.seed for run in runs})
+    return Comparison(name=name, folder=folder, variants=variants, seeds=seeds, runs=runs, **more)
+
+
+def read_comparison(folder: Path | list[Path]) -> Comparison:
+    """A comparison folder, one run's folder, or several runs' folders side by side."""
+    if isinstance(folder, list) and len(folder) == 1:
+        folder = folder[0]
+    if isinstance(folder, list):
+        runs = [run for one in folder for run in read_comparison(one).runs]
+        names = Counter((run.variant, run.seed) for run in runs)
+        runs = [replace(r, variant=str(r.folder)) if names[r.variant, r.seed] > 1 else r for r in runs]
+        return _together(runs, "runs side by side", folder[0].parent)
+    if not folder.is_dir():
+        raise ConfigError("no such run", where=folder, fix="give the folder of a run or of a comparison")
+    if not (folder / "comparison.json").exists():
+        if not any((folder / part).exists() for part in ("recipe.yaml", "stages", "evaluation")):
+            raise ConfigError(
+                "neither a run nor a comparison", where=folder, why="no recipe.yaml, stages or evaluation in it",
+                fix="give the folder of a run or of a comparison",
+            )  # fmt: skip
+        run = read_run(folder)
+        return _together(
+            [run],
+            folder.resolve().name,
+            folder,
+            tasks=list(run.recipe.get("evaluation") or []),
+            recipe=run.recipe,
+            command=run.environment.get("command", ""),
+        )
+    record = _read(folder / "comparison.json", {})
+    if missing := [key for key in ("variants", "seeds", "runs") if key not in record]:
+        raise CheckpointError(
+            "damaged record",
+            where=folder / "comparison.json",
+            why=f"no '{missing[0]}' in it",
+            fix="run the comparison again; finished runs are kept",
+        )
+    runs = [
+        read_run(folder / entry.get("folder", name), entry["variant"], int(entry["seed"]))
+        for name, entry in record["runs"].items()
+        if (folder / entry.get("folder", name)).is_dir()
+    ]
+    return Comparison(
+        name=folder.resolve().name,
+        folder=folder,
+        variants=list(record["variants"]),
+        seeds=list(record["seeds"]),
+        runs=runs,
+        shared=[read_run(path, "shared by all") for path in sorted(folder.glob("align-*")) if path.is_dir()],
+        tasks=list(record.get("tasks") or []),
+        recipe=record.get("recipe"),
+        command=record.get("command", ""),
+        note=record.get("note"),
+    )
