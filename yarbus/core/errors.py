@@ -4,6 +4,8 @@ A ``UserError`` is one message of at most three lines that names the thing, the 
 fix. The command line prints it without a traceback and leaves with its ``exit_code``.
 """
 
+from typing import Any
+
 
 class UserError(Exception):
     """Something the user can mend. Prints as ``error: WHAT: WHERE - why; fix: HOW``."""
@@ -18,6 +20,14 @@ class UserError(Exception):
         if why:
             message += f" - {why}"
         super().__init__(f"{message}; fix: {fix}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel from worker processes."""
+        return _again, (type(self), self.what, self.where, self.why, self.fix)
+
+
+def _again(cls: type[UserError], what: str, where: object, why: str, fix: str) -> UserError:
+    return cls(what, where=where, why=why, fix=fix)
 
 
 class ConfigError(UserError):

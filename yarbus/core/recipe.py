@@ -1,0 +1,273 @@
+"""What an experiment is: a model, stages that train places of it, and what to measure.
+
+Only the structure is checked here, without torch: a method's options belong to the method
+(``yarbus.methods.build``), a benchmark's name to the benchmark table. A recipe that loads has every
+value spelled out and can be written and read back as the same recipe.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from yarbus.core.complaints import complaints
+from yarbus.core.errors import ConfigError
+from yarbus.core.layers import Layer, lay, override
+from yarbus.core.plugins import plugins
+from yarbus.core.records import write_text
+from yarbus.core.table import closest
+from yarbus.core.yaml import Document, dump_yaml, parse_yaml, raise_first, read_yaml
+
+PLACES = ("vision", "projector", "language", "head")
+GROUPS = ("vision", "vision_new", "router", "projector", "language", "head")
+if TYPE_CHECKING:  # dict is invariant in its keys: for readers of a checked recipe they are text
+    Place: TypeAlias = str
+    Group: TypeAlias = str
+else:
+    Place, Group = Literal[PLACES], Literal[GROUPS]
+
+# Stages, variants and recipes become folders of a run.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
+Word = Annotated[str, StringConstraints(min_length=1)]
+Rate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _has_method(spec: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(spec.get("method"), str):
+        raise ValueError("no method named; fix: write a method's name, or {method: NAME, option: value}")
+    return spec
+
+
+Method = Annotated[dict[str, Any], AfterValidator(_has_method)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: nothing unknown, nothing converted, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelSection(Section):
+    """The vision-language model that everything starts from."""
+
+    base: Word
+    """Hub id, folder, or ``plug-in:name``."""
+    config: dict[str, Any] | None = None
+    """Architecture, as the model's config.json has it, so that ``plan`` needs no weights."""
+
+
+class QuestionSection(Section):
+    """How the question reaches the eyes."""
+
+    text_encoder: Word | None = None
+    train_turns: Literal["sampled_turn", "all_human"] = "sampled_turn"
+    chat_turns: Literal["last", "upto_current"] = "last"
+    rules: Literal["ours", "official"] = "ours"
+    max_tokens: Count = 128
+
+
+class DataSection(Section):
+    """One source of training rows."""
+
+    source: Word
+    path: Word
+    images: Word | None = None
+    """Folder of the pictures; None: the folder of ``path``."""
+    task: Word | None = None
+    """Only rows of this task; a file whose rows name none is all of it."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Stage(Section):
+    """One training run over one mixture: what trains, on what, how fast, how long."""
+
+    train: Annotated[dict[Place, Method], Field(min_length=1)]
+    """Place -> method with its options; a place not named is frozen."""
+    data: Annotated[list[DataSection], Field(min_length=1)]
+    learning_rate: Annotated[dict[Group, Rate], Field(min_length=1)]
+    batch: Count
+    """Rows per optimizer step, over all devices."""
+    micro_batch: Count | None = None
+    """Rows per device and forward; None: the whole batch."""
+    steps: Count | None = None
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Passes over the data; 1 where neither this nor ``steps`` is given."""
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    log_every: Count = 10
+    checkpoint_every: Count | None = None
+    keep_checkpoints: Count = 2
+    max_tokens: Count | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch_if_unsaid(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("steps") is None and value.get("epochs") is None:
+            return {**value, "epochs": 1.0}
+        return value
+
+    @model_validator(mode="after")
+    def _no_conflict(self) -> "Stage":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps {self.steps} and epochs {self.epochs} are both given; fix: keep one of them")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(
+                f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}; fix: change one of them"
+            )
+        return self
+
+
+class CompareSection(Section):
+    """Variants of the recipe, each its difference: dotted path -> value."""
+
+    variants: Annotated[dict[Name, dict[Word, Any]], Field(min_length=1)]
+
+
+class Recipe(Section):
+    """A whole experiment."""
+
+    name: Name | None = None
+    model: ModelSection
+    question: QuestionSection = QuestionSection()
+    stages: Annotated[dict[Name, Stage], Field(min_length=1)]
+    """In order; each starts from what the one before left."""
+    evaluation: list[Word] = []
+    compare: CompareSection | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values, every default spelled out; ``load_recipe`` makes the same recipe of them."""
+        return self.model_dump()
+
+
+def recipe_files() -> dict[str, Path]:
+    """Shipped recipes by name, the plug-ins' included."""
+    folders = [plugin.recipes for plugin in plugins().values() if plugin.recipes is not None]
+    folders.append(Path(str(files("yarbus"))) / "recipes")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def _find(source: str | Path, beside: Path, where: str | None = None) -> Path:
+    """The file of a recipe: a path with a suffix or a folder in it is a file, a bare word a shipped recipe."""
+    text = str(source)
+    if isinstance(source, Path) or "/" in text or "\\" in text or Path(text).suffix in (".yaml", ".yml"):
+        return beside / Path(text).expanduser()
+    if text not in (shipped := recipe_files()):
+        fix = f"use a file, or one of: {closest(text, list(shipped))}"
+        raise ConfigError(f"unknown recipe '{text}'", where=where, fix=fix)
+    return shipped[text]
+
+
+def _mapping(document: Document, where: object) -> Layer:
+    if not isinstance(document.value, dict):
+        raise ConfigError("not a recipe", where=where, why="the top is no mapping", fix="write keys such as model:")
+    return Layer(document.value, document.places)
+
+
+def _read(path: Path, chain: tuple[Path, ...] = ()) -> Layer:
+    """A file laid on what it extends."""
+    real = path.resolve()
+    if real in chain:
+        names = " -> ".join(entry.name for entry in (*chain, real))
+        raise ConfigError("recipes extend each other in a circle", where=path, why=names, fix="remove one extends")
+    return _extended(_mapping(read_yaml(path), path), path.parent, (*chain, real))
+
+
+def _extended(layer: Layer, beside: Path, chain: tuple[Path, ...]) -> Layer:
+    if "extends" not in layer.value:
+        return layer
+    where = layer.places.get(("extends",))
+    below = layer.value["extends"]
+    if not isinstance(below, str):
+        raise ConfigError(f"extends is {below!r}", where=where, fix="name one recipe or file")
+    lower = _read(_find(below, beside, where), chain)
+    rest = {key: value for key, value in layer.value.items() if key != "extends"}
+    lower_values = {key: value for key, value in lower.value.items() if key != "name"}
+    return lay(Layer(lower_values, lower.places), Layer(rest, layer.places))
+
+
+def _parse_override(text: str) -> tuple[str, Document]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"'{text}' is no override", fix="write key=value, for example seed=1")
+    return path.strip(), parse_yaml(value, text, one_line=True)
+
+
+def _overridden(layer: Layer, overrides: Iterable[str] | Mapping[str, Any]) -> Layer:
+    if isinstance(overrides, Mapping):
+        pairs = [(path, Document(value, {})) for path, value in overrides.items()]
+    else:
+        pairs = [_parse_override(text) for text in overrides]
+    for path, value in pairs:
+        layer = override(layer, path, value)
+    return layer
+
+
+def _checked(layer: Layer) -> Recipe:
+    try:
+        return Recipe.model_validate(layer.value)
+    except ValidationError as error:
+        raise_first(complaints(error, Recipe, layer))
+        raise
+
+
+def variant(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with one variant's differences laid on it; it compares nothing itself."""
+    variants = recipe.compare.variants if recipe.compare is not None else {}
+    if name not in variants:
+        raise ConfigError(f"unknown variant '{name}'", fix=f"use one of: {closest(name, list(variants)) or 'none'}")
+    base = Layer({**recipe.resolved(), "compare": None}, {})
+    try:
+        return _checked(_overridden(base, variants[name]))
+    except ConfigError as error:
+        what = f"variant '{name}': {error.what}"
+        raise ConfigError(what, where=error.where, why=error.why, fix=error.fix) from None
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
+    """The recipe of a shipped name, a file or a mapping, with ``key=value`` overrides by dotted path.
+
+    ``ConfigError`` names file, line and key of the first fault and counts the others. Every variant is
+    tried on, so that a comparison does not fail at its last one.
+    """
+    if isinstance(source, Mapping):
+        layer = _extended(Layer(dict(source), {}), Path(), ())
+        name = None
+    else:
+        path = _find(source, Path())
+        layer, name = _read(path), path.stem
+    layer = _overridden(lay(Layer({}, {}), layer), overrides)
+    recipe = _checked(layer)
+    if recipe.name is None and name is not None:
+        recipe = _checked(Layer({**layer.value, "name": name}, layer.places))
+    for entry in recipe.compare.variants if recipe.compare is not None else ():
+        variant(recipe, entry)
+    return recipe
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes the resolved recipe as YAML, from which alone the experiment starts again."""
+    write_text(path, dump_yaml(recipe.resolved()))
+
+
+_WEIGHTLESS = {"log_every", "checkpoint_every", "keep_checkpoints", "num_workers"}
+
+
+def stage_hash(recipe: Recipe, stage: str) -> str:
+    """12 hex digits of all that determines the weights after a stage: model, question, seed, the stages up to it."""
+    if stage not in recipe.stages:
+        raise ConfigError(f"unknown stage '{stage}'", fix=f"use one of: {closest(stage, list(recipe.stages))}")
+    names = list(recipe.stages)
+    before = {name: recipe.stages[name].model_dump(exclude=_WEIGHTLESS) for name in names[: names.index(stage) + 1]}
+    facts = [recipe.model.model_dump(), recipe.question.model_dump(), recipe.seed, list(before.items())]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
