@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from yarbus.core.errors import ConfigError, DataError
+from yarbus.core.recipe import DataSection
+from yarbus.data.mixture import read_mixture, read_section
+
+
+@pytest.fixture
+def section(tmp_path):
+    def write(num_rows: int, tasks=(None,), name: str = "train.json", **options) -> DataSection:
+        turns = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "this"}]
+        rows = [{"id": index, "conversations": turns, "task": tasks[index % len(tasks)]} for index in range(num_rows)]
+        (tmp_path / name).write_text(json.dumps(rows))
+        return DataSection(source="llava", path=str(tmp_path / name), **options)
+
+    return write
+
+
+def ids(samples):
+    return [int(sample.id) for sample in samples]
+
+
+def test_sections_follow_one_another(section):
+    assert ids(read_mixture([section(3), section(2, name="b.json")])) == [0, 1, 2, 0, 1]
+
+
+def test_a_fraction_is_the_same_rows_each_time_and_part_of_a_larger_one(section):
+    small, large = (ids(read_section(section(100, fraction=part))) for part in (0.25, 0.5))
+    assert len(small) == 25 and small == sorted(small)
+    assert set(small) < set(large)
+    assert small == ids(read_section(section(100, fraction=0.25)))
+    assert len(read_section(section(3, fraction=0.01))) == 1
+
+
+def test_a_task_keeps_its_rows_or_names_all_of_a_file_that_names_none(section):
+    assert ids(read_section(section(4, tasks=("read", "locate"), task="read"))) == [0, 2]
+    assert [sample.task for sample in read_section(section(2, task="read"))] == ["read", "read"]
+    with pytest.raises(DataError, match="no row of task 'raed'.*use one of: locate, read"):
+        read_section(section(4, tasks=("read", "locate"), task="raed"))
+
+
+def test_an_unknown_source_is_refused(section):
+    with pytest.raises(ConfigError, match="unknown data source 'lava'; fix: use one of: llava"):
+        read_section(section(1).model_copy(update={"source": "lava"}))

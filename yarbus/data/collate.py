@@ -1,0 +1,178 @@
+"""Samples -> the batch that a model eats: pictures opened, text rendered, answers labelled."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yarbus.core.errors import DataError
+from yarbus.data.image import open_image
+from yarbus.data.render import Rendered, Renderer
+from yarbus.data.sample import Sample
+
+IGNORED = -100
+CHECKED_ROWS = 3
+
+Visit = tuple[Sample, int, int]
+"""(sample, epoch, row): a sample on one of its visits."""
+
+
+def context_text(sample: Sample, train_turns: str, seed: int, epoch: int, row: int) -> str | None:
+    """What the eyes are told: one random question per visit, or all joined by a space; None without a question.
+
+    Only ever the user's words. The choice depends on (seed, epoch, row) alone, so a resumed run makes it again.
+    """
+    questions = [turn.words for turn in sample.turns if turn.role == "user"]
+    if not questions:
+        return None
+    if train_turns == "all_human":
+        return " ".join(filter(None, questions))
+    return questions[0] if len(questions) == 1 else Random(f"{seed} {epoch} {row}").choice(questions)
+
+
+def _open_images(sample: Sample) -> list[Any]:
+    try:
+        return [open_image(path) for path in sample.images]
+    except DataError as error:
+        raise DataError(error.what, where=error.where, why=f"{error.why} ({sample.where})", fix=error.fix) from None
+
+
+def _process(processor: Any, texts: list[str], samples: Sequence[Sample], side: str, contexts: list[Any] | None) -> Any:
+    """The processor's output, with ``offset_mapping`` and, where text was expanded, ``text_replacement_offsets``."""
+    images = [_open_images(sample) for sample in samples]
+    text: dict[str, Any] = {"padding": True, "padding_side": side, "return_offsets_mapping": True}
+    bos = processor.tokenizer.bos_token
+    if bos is not None and texts[0].startswith(bos):  # the template wrote it already
+        text["add_special_tokens"] = False
+    arguments: dict[str, Any] = {} if contexts is None else {"context": contexts}
+    return processor(
+        images=images if any(images) else None,
+        text=list(texts),
+        text_kwargs=text,
+        return_text_replacement_offsets=True,
+        return_tensors="pt",
+        **arguments,
+    )
+
+
+def _moved(span: tuple[int, int], replacements: list[dict[str, Any]]) -> tuple[int, int]:
+    """A span of the rendered text after the image tokens before it were expanded."""
+    gained = sum(len(r["replacement"]) - len(r["text"]) for r in replacements if r["span"][1] <= span[0])
+    return span[0] + gained, span[1] + gained
+
+
+def _answer_mask(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+    """[tokens] whether a token holds characters of an answer; ``offsets`` [tokens, 2] begin and end in the text."""
+    begin, end = offsets[:, 0], offsets[:, 1]
+    mask = np.zeros(len(offsets), dtype=bool)
+    for start, stop in spans:
+        mask |= (begin < stop) & (end > start) & (end > begin)
+    return mask
+
+
+class Collator:
+    """Turns visits into one padded batch with labels.
+
+    Returns what the processor does (``input_ids``, ``attention_mask``, ``pixel_values``, ``context_*``, ...;
+    a batch without a picture has no ``pixel_values``), ``labels`` [batch, tokens] (-100 but on answers and
+    their end markers) and ``sample_ids``. The first rows are checked: their labelled tokens must spell
+    the answers.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        train_turns: Literal["sampled_turn", "all_human"] = "sampled_turn",
+        seed: int = 0,
+        max_tokens: int | None = None,
+        supervised: bool = True,
+    ) -> None:
+        self.processor, self.train_turns, self.seed = processor, train_turns, seed
+        self.max_tokens, self.supervised = max_tokens, supervised
+        self.renderer = Renderer(processor)
+        self.unchecked = CHECKED_ROWS
+
+    def __call__(self, visits: Sequence[Visit]) -> dict[str, Any]:
+        samples = [sample for sample, _, _ in visits]
+        texts = [self.renderer.text(sample) for sample in samples]
+        batch = _process(self.processor, texts, samples, "right", self._contexts(visits))
+        offsets = batch.pop("offset_mapping").numpy()
+        replacements = batch.pop("text_replacement_offsets", None) or [[]] * len(samples)
+        self._check_lengths(batch, samples)  # before the answers are looked for, which takes long in a long row
+        if self.supervised:
+            rendered = [self.renderer.conversation(sample) for sample in samples]
+            batch["labels"] = self._labels(batch["input_ids"], offsets, replacements, rendered)
+            self._check_labels(batch["labels"], rendered, samples)
+        return {**batch, "sample_ids": [sample.id for sample in samples]}
+
+    def _contexts(self, visits: Sequence[Visit]) -> list[str | None] | None:
+        """One text per row, or None where no context is wanted."""
+        if getattr(self.processor, "context_tokenizer", None) is None:
+            return None
+        return [context_text(sample, self.train_turns, self.seed, epoch, row) for sample, epoch, row in visits]
+
+    def _labels(self, ids: Tensor, offsets: np.ndarray, replacements: list[Any], rendered: list[Rendered]) -> Tensor:
+        masks = [
+            _answer_mask(own, [_moved(span, moves) for span in row.spans])
+            for own, moves, row in zip(offsets, replacements, rendered, strict=True)
+        ]
+        return ids.where(torch.from_numpy(np.stack(masks)), IGNORED)
+
+    def _check_lengths(self, batch: Any, samples: list[Sample]) -> None:
+        """Nothing is ever cut: a row that is too long is refused with its numbers."""
+        lengths = batch["attention_mask"].sum(1)
+        if self.max_tokens is None or int(lengths.max()) <= self.max_tokens:
+            return
+        row = int(lengths.argmax())
+        images = int((batch["input_ids"][row] == self.processor.image_token_id).sum())
+        raise DataError(
+            "row too long",
+            where=samples[row].where or samples[row].id,
+            why=f"{int(lengths[row])} tokens ({images} image) > {self.max_tokens}",
+            fix="raise max_tokens, lower the resolution or shorten the row",
+        )
+
+    def _check_labels(self, labels: Tensor, rendered: list[Rendered], samples: list[Sample]) -> None:
+        is_labelled = (labels != IGNORED).any(1)
+        if not bool(is_labelled.all()):
+            row = int(is_labelled.int().argmin())
+            raise DataError(
+                "nothing to learn from", where=samples[row].where, why="the answers are empty", fix="remove the row"
+            )
+        for row in range(min(self.unchecked, len(samples))):
+            self.unchecked -= 1
+            self._check_spelling(labels[row], rendered[row], samples[row])
+
+    def _check_spelling(self, labels: Tensor, rendered: Rendered, sample: Sample) -> None:
+        """Decodes the labelled tokens; they must read as the answers alone do, white space apart."""
+        tokenizer = self.processor.tokenizer
+        alone = [token for answer in rendered.answers for token in tokenizer.encode(answer, add_special_tokens=False)]
+        found, expected = (
+            "".join(tokenizer.decode(tokens, clean_up_tokenization_spaces=False).split())
+            for tokens in (labels[labels != IGNORED].tolist(), alone)
+        )
+        if found != expected:
+            raise DataError(
+                "labels do not spell the answers",
+                where=sample.where or sample.id,
+                why=f"labelled {found[:60]!r}, answered {expected[:60]!r}",
+                fix="check the processor's chat template and tokenizer",
+            )
+
+
+def prompt_batch(processor: Any, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Left-padded prompts that end where the answer begins, for ``generate``; the context as ``chat_turns`` says."""
+    renderer = Renderer(processor)
+    texts = [renderer.prompt(sample) for sample in samples]
+    contexts = None
+    if getattr(processor, "context_tokenizer", None) is not None:
+        questions = [[turn.words for turn in sample.turns if turn.role == "user"] for sample in samples]
+        contexts = [processor.question.of_turns(asked) for asked in questions]
+    batch = _process(processor, texts, samples, "left", contexts)
+    for key in ("offset_mapping", "text_replacement_offsets"):
+        batch.pop(key, None)
+    return dict(batch)

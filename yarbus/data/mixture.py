@@ -1,0 +1,46 @@
+"""Several sources as one list of samples."""
+
+from pathlib import Path
+from random import Random
+
+from yarbus.core.errors import DataError
+from yarbus.core.plugins import resolve
+from yarbus.core.recipe import DataSection
+from yarbus.data.sample import Sample
+from yarbus.data.sources import SOURCES
+
+
+def _of_task(samples: list[Sample], section: DataSection) -> list[Sample]:
+    """Rows that name another task go; a file that names none is all of that task."""
+    named = {sample.task for sample in samples} - {None}
+    if section.task is None:
+        return samples
+    if not named:
+        return [
+            Sample(row.id, row.images, row.turns, section.task, row.group, row.source, row.where) for row in samples
+        ]
+    if section.task not in named:
+        tasks = ", ".join(sorted(map(str, named)))
+        raise DataError(f"no row of task '{section.task}'", where=section.path, fix=f"use one of: {tasks}")
+    return [sample for sample in samples if sample.task == section.task]
+
+
+def _fraction(samples: list[Sample], fraction: float) -> list[Sample]:
+    """The same rows each time, in the file's order; a smaller fraction is part of a larger one."""
+    keep = max(1, round(len(samples) * fraction))
+    order = list(range(len(samples)))
+    Random(0).shuffle(order)
+    return [samples[row] for row in sorted(order[:keep])]
+
+
+def read_section(section: DataSection) -> list[Sample]:
+    """The samples of one ``data`` entry of a recipe."""
+    images = None if section.images is None else resolve(section.images)
+    samples = SOURCES[section.source](Path(resolve(section.path)), images)
+    samples = _of_task(samples, section)
+    return samples if section.fraction == 1 else _fraction(samples, section.fraction)
+
+
+def read_mixture(sections: list[DataSection]) -> list[Sample]:
+    """All samples of a stage, section after section; the sampler shuffles across them."""
+    return [sample for section in sections for sample in read_section(section)]
