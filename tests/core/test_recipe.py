@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yarbus.core.errors import ConfigError
-from yarbus.core.recipe import GROUPS, PLACES, Recipe, load_recipe, stage_hash, variant, write_recipe
+from yarbus.core.places import GROUPS, PLACES
+from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant, write_recipe
 
 BASE = """\
 model: {base: tiny}

@@ -17,13 +17,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from yarbus.core.complaints import complaints
 from yarbus.core.errors import ConfigError
 from yarbus.core.layers import Layer, lay, override
+from yarbus.core.places import GROUPS, PLACES
 from yarbus.core.plugins import plugins
 from yarbus.core.records import write_text
 from yarbus.core.table import closest
 from yarbus.core.yaml import Document, dump_yaml, parse_yaml, raise_first, read_yaml
 
-PLACES = ("vision", "projector", "language", "head")
-GROUPS = ("vision", "vision_new", "router", "projector", "language", "head")
 if TYPE_CHECKING:  # dict is invariant in its keys: for readers of a checked recipe they are text
     Place: TypeAlias = str
     Group: TypeAlias = str

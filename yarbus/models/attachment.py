@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from yarbus.core.errors import ConfigError, MismatchError
+from yarbus.core.places import GROUPS, PLACES
 from yarbus.models.context import ContextSlot, bind, receive_context, release_context
 from yarbus.models.fingerprint import fingerprint
 from yarbus.models.processor import attach_to_processor, detach_from_processor
 from yarbus.models.question import Question
 from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder
-from yarbus.models.vlm import PLACES, VLM, Layout
+from yarbus.models.vlm import VLM, Layout
 from yarbus.models.wrapper import ContextMixin, context_class
 
 Start = Literal["identity", "rounding", "changes"]
-GROUPS = ("vision", "vision_new", "router", "projector", "language", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +101,6 @@ class Attachment:
         self.replaced[full] = getattr(holder, leaf)
         self.inserted.add(full)
         setattr(holder, leaf, module)
-
-    def insert(self, vlm: VLM, owner: nn.Module, name: str, module: nn.Module) -> None:
-        """Adds a module under a name that was free."""
-        if hasattr(owner, name):
-            raise RuntimeError(f"{type(owner).__name__} has a '{name}' already")
-        self.inserted.add(f"{_path_of(vlm.model, owner)}.{name}".lstrip("."))
-        setattr(owner, name, module)
 
     def train(self, parameters: Mapping[str, nn.Parameter] | list[nn.Parameter], group: str) -> None:
         """Declares parameters as trained in a group. Those of dead modules are counted but stay frozen."""
@@ -378,9 +371,6 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
         holder = model.get_submodule(parent)
         like = next(getattr(holder, leaf).parameters())
         setattr(holder, leaf, module.to(device=like.device, dtype=like.dtype).train(model.training))
-    for path in attachment.inserted - attachment.replaced.keys():
-        parent, _, leaf = path.rpartition(".")
-        delattr(model.get_submodule(parent), leaf)
     _close_path(vlm)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(attachment.required_grad[name])

@@ -33,19 +33,24 @@ def load_processor(base: str | Path, config: Any) -> Any:
         ) from None
 
 
-def load_base(base: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Any]:
-    """Model and processor by hub name, folder or ``plug-in:path``.
-
-    Raises ``ConfigError`` naming what is missing, before any weight is read.
-    """
-    path = resolve(base)
+def config_of(base: str) -> Any:
+    """The config of a base by hub name, folder or ``plug-in:path``; its family must be known."""
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(resolve(base), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot load base model '{base}'", why=_reason(error), fix="give a hub name, or a folder with config.json"
         ) from None
     FAMILIES[type(config).__name__]
+    return config
+
+
+def load_base(base: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Any]:
+    """Model and processor by hub name, folder or ``plug-in:path``.
+
+    Raises ``ConfigError`` naming what is missing, before any weight is read.
+    """
+    path, config = resolve(base), config_of(base)
     model, report = AutoModelForImageTextToText.from_pretrained(
         path, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
     )

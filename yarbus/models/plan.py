@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from yarbus.models.attachment import GROUPS, attachment_of
-from yarbus.models.vlm import PLACES, VLM
+from yarbus.core.places import GROUPS, PLACES
+from yarbus.models.attachment import attachment_of
+from yarbus.models.vlm import VLM
 
 
 @dataclass(frozen=True)

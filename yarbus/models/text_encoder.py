@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.plugins import resolve
@@ -138,6 +138,14 @@ def _embedding_encoder(vlm: VLM) -> TextEncoder:
     return TextEncoder(encoder, LANGUAGE_EMBEDDINGS, table.shape[1])
 
 
+def _width_of(name: str) -> int:
+    """The encoder's width from its config if that is here, else BERT's: a plan must not need the network."""
+    try:
+        return AutoConfig.from_pretrained(resolve(name), local_files_only=True, trust_remote_code=False).hidden_size
+    except (OSError, ValueError):
+        return 768
+
+
 def _without_pooler(encoder: nn.Module) -> nn.Module:
     """BERT's pooling head is not read, and a checkpoint without one would leave it random."""
     if getattr(encoder, "pooler", None) is not None:
@@ -155,7 +163,7 @@ def load_text_encoder(name: str, vlm: VLM) -> TextEncoder:
     if name == LANGUAGE_EMBEDDINGS:
         return _embedding_encoder(vlm)
     if device.type == "meta":
-        return TextEncoder(None, name, 768)
+        return TextEncoder(None, name, _width_of(name))
     try:
         encoder = _without_pooler(AutoModel.from_pretrained(resolve(name), trust_remote_code=False))
     except (OSError, ValueError) as error:

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from yarbus.core.errors import ConfigError
 from yarbus.core.table import Table
 
-PLACES = ("vision", "projector", "language", "head")
-
 Layout = Literal["images tokens dim", "total dim"]
 
 
@@ -74,10 +72,6 @@ class Tower:
     layout: Layout = "images tokens dim"
     dead_tail: tuple[str, ...] = ()
     """Modules behind the blocks that an intermediate ``feature_layer`` never reads."""
-
-    @property
-    def is_gated(self) -> bool:
-        return len(self.linears) == 3
 
 
 FAMILIES = Table(
@@ -247,15 +241,6 @@ class VLM:
     @property
     def image_token_id(self) -> int:
         return self.config.image_token_id
-
-    def place_of(self, name: str) -> str:
-        """The place that a parameter of the unchanged model belongs to."""
-        return next((place for place in PLACES if name in self.place_parameters(place)), "other")
-
-
-def num_elements(parameters: Mapping[str, Tensor]) -> int:
-    """Numbers held by these tensors."""
-    return sum(parameter.numel() for parameter in parameters.values())
 
 
 def constant_lengths(num_images: int, total: int, device: torch.device) -> Tensor:
