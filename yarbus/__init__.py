@@ -11,7 +11,7 @@ _SURFACE = {
     "attach": "yarbus.methods.assemble",
     "load_adapter": "yarbus.methods.assemble",
     "load": "yarbus.methods.assemble",
-    "detach": "yarbus.models.attachment",
+    "detach": "yarbus.models.attach",
     "save_adapter": "yarbus.models.save",
     "save": "yarbus.models.save",
     "plan": "yarbus.models.plan",

@@ -17,6 +17,7 @@ from tests.models.batches import ask
 from tests.models.test_question_path import METHODS, attached
 from yarbus.core.errors import CheckpointError, ConfigError, MismatchError
 from yarbus.methods import CoVFT
+from yarbus.models.attach import set_stage
 from yarbus.models.attachment import adapter_tensors, is_attached, load_adapter_tensors
 
 FRESH = """
@@ -199,8 +200,6 @@ def test_another_routing_or_text_encoder_is_refused(text_encoder, tmp_path):
     with pytest.raises(MismatchError, match="text encoder"):
         yarbus.load_adapter(*tiny.llava(), tmp_path / "b")
     with pytest.raises(ConfigError, match="holds 'covft' already"):
-        from yarbus.models.attachment import set_stage
-
         set_stage(model, processor, {"vision": CoVFT(num_experts=3, context_dim=16, routing="merged")})
 
 

@@ -13,7 +13,8 @@ from tests.models.batches import QUESTIONS, ask
 from tests.models.test_question_path import METHODS, attached
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.methods import CoVFT
-from yarbus.models.attachment import Method, set_stage
+from yarbus.models.attach import set_stage
+from yarbus.models.attachment import Method
 from yarbus.models.images import ImageMap
 from yarbus.models.vlm import TOWERS, VLM, Tower, declare
 

@@ -11,7 +11,8 @@ from torch import nn
 from yarbus.core.errors import ConfigError
 from yarbus.core.table import closest
 from yarbus.methods import METHODS
-from yarbus.models import attachment, save
+from yarbus.models import attach as attaching
+from yarbus.models import save
 from yarbus.models.attachment import Method
 from yarbus.models.question import Question
 
@@ -77,9 +78,7 @@ def attach(
     """
     named = {"vision": vision, "projector": projector, "language": language, "head": head}
     places = build_all({place: spec for place, spec in named.items() if spec is not None})
-    return attachment.attach(
-        model, processor, places, text_encoder=text_encoder, question=question, keep_base=keep_base
-    )
+    return attaching.attach(model, processor, places, text_encoder=text_encoder, question=question, keep_base=keep_base)
 
 
 def load_adapter(model: nn.Module, processor: Any, folder: str | Path) -> tuple[nn.Module, Any]:

@@ -22,6 +22,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from yarbus.core.errors import CheckpointError, MismatchError
+from yarbus.models.attach import set_stage
 from yarbus.models.attachment import (
     Attachment,
     Method,
@@ -29,7 +30,6 @@ from yarbus.models.attachment import (
     attachment_of,
     is_attached,
     load_adapter_tensors,
-    set_stage,
 )
 from yarbus.models.fingerprint import fingerprint
 from yarbus.models.load import load_processor

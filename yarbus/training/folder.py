@@ -1,0 +1,152 @@
+"""A run's folder: its records, who may go on in it, where it stands, and the adapter that means it is done."""
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+from torch import nn
+
+from yarbus.core.errors import CheckpointError, ConfigError
+from yarbus.core.recipe import Recipe, load_recipe, write_recipe
+from yarbus.core.records import environment, read_json, write_json
+from yarbus.models.save import save_adapter
+from yarbus.training import checkpoint
+from yarbus.training.planning import plan_recipe
+
+Resume = Literal["auto", "never"] | Path
+
+FREE_KEYS = frozenset(
+    {"log_every", "checkpoint_every", "keep_checkpoints", "num_workers", "micro_batch", "gradient_checkpointing"}
+)
+"""Of a stage: what may change on resume. The last two change rounding only."""
+FREE_SECTIONS = frozenset({"name", "evaluation", "compare"})
+SHOWN_CHANGES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands: the stage it is in, and that stage's checkpoint (None: not begun)."""
+
+    stage: str
+    folder: Path | None = None
+
+
+def is_main() -> bool:
+    """Whether this process writes the records; with one process, yes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def wait_for_everyone() -> None:
+    """Until every process of a distributed run has come here."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        PartialState().wait_for_everyone()
+
+
+def say(line: str) -> None:
+    """One line to the person who watches."""
+    if is_main():
+        sys.stderr.write(f"{line}\n")
+
+
+def adapter_hash(folder: Path) -> str:
+    """The hash of the tensors that an adapter says it has; whether it has them, ``load_adapter`` checks."""
+    if not (folder / "adapter.json").is_file():
+        raise CheckpointError("not an adapter", where=folder, why="it has no adapter.json", fix="name a run's adapter/")
+    return read_json(folder / "adapter.json")["sha256"]
+
+
+def open_run(recipe: Recipe, run: Path, resume: Resume, names: list[str], started_from: str | None) -> str:
+    """Writes or checks the run's records; returns the run's identity."""
+    if run.exists() and not run.is_dir():
+        raise ConfigError("the run is a file, not a folder", where=run, fix="name another folder")
+    has_progress = (run / "adapter").is_dir() or any(checkpoint.folders(f) for f in run.glob("stages/*/checkpoints"))
+    asked = {"stages": names, "start": started_from}
+    if has_progress and resume == "never":
+        raise ConfigError("the folder holds a run already", where=run, fix="use resume auto, or another folder")
+    if has_progress:
+        _refuse_changes(recipe, run, asked)
+    elif resume not in ("auto", "never"):
+        raise CheckpointError("no checkpoint", where=resume, why=f"{run} has none", fix="use resume auto")
+    if is_main():
+        if not has_progress:
+            plans = plan_recipe(recipe)  # refuses a stage that could not train, before anything is loaded or written
+            run.mkdir(parents=True, exist_ok=True)
+            write_json(run / "plan.json", [plan.to_json() for plan in plans])
+            write_json(run / "environment.json", {"run": uuid.uuid4().hex, **asked, **environment()})
+        if not (run / "adapter").is_dir():
+            write_recipe(recipe, run / "recipe.yaml")
+    wait_for_everyone()
+    return read_json(run / "environment.json")["run"]
+
+
+def _refuse_changes(recipe: Recipe, run: Path, asked: dict[str, Any]) -> None:
+    """Raises ``ConfigError`` with a table ``key old -> new`` where a setting that changes the result differs."""
+    record = read_json(run / "environment.json")
+    old = _leaves(load_recipe(run / "recipe.yaml").resolved()) | {f"run.{key}": record.get(key) for key in asked}
+    new = _leaves(recipe.resolved()) | {f"run.{key}": value for key, value in asked.items()}
+    changed = [
+        f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and not _is_free(key)
+    ]
+    if changed:
+        more = f"; and {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
+        raise ConfigError(
+            "settings differ from the run in this folder",
+            where=run,
+            why="; ".join(changed[:SHOWN_CHANGES]) + more,
+            fix="restore them, or train into another folder",
+        )
+
+
+def _is_free(key: str) -> bool:
+    parts = key.split(".")
+    return parts[0] in FREE_SECTIONS or (parts[0] == "stages" and len(parts) == 3 and parts[2] in FREE_KEYS)
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as ``{dotted.path: value}``."""
+    if not isinstance(value, Mapping) or not value:
+        return {path: value}
+    return {
+        leaf: content
+        for key, inner in value.items()
+        for leaf, content in _leaves(inner, f"{path}.{key}" if path else str(key)).items()
+    }
+
+
+def find_position(run: Path, names: list[str], run_id: str, resume: Resume) -> Position:
+    """The last stage with a whole checkpoint, or the one named; the first stage where there is none."""
+    roots = {name: run / "stages" / name / "checkpoints" for name in names}
+    if is_main():
+        for root in roots.values():
+            checkpoint.sweep(root)
+    wait_for_everyone()
+    if isinstance(resume, Path):
+        manifest = checkpoint.verify(resume, run_id)
+        if manifest.facts.get("stage") not in names:
+            raise ConfigError(f"checkpoint of stage '{manifest.facts.get('stage')}'", where=resume, fix="name another")
+        return Position(stage=manifest.facts["stage"], folder=resume)
+    for name in reversed(names):
+        folder = checkpoint.newest(roots[name], run_id, say)
+        if folder is not None:
+            return Position(stage=name, folder=folder)
+    return Position(stage=names[0])
+
+
+def publish_adapter(model: nn.Module, processor: Any, run: Path) -> None:
+    """The result gets its name when all of it is on the disk: the folder means that the run is done."""
+    beside = run / ".tmp-adapter"
+    shutil.rmtree(beside, ignore_errors=True)
+    save_adapter(model, beside, processor)
+    for file in sorted(beside.rglob("*")):
+        checkpoint.sync(file)
+    checkpoint.sync(beside)
+    beside.rename(run / "adapter")
+    checkpoint.sync(run)

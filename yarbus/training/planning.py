@@ -1,0 +1,84 @@
+"""What a recipe would train, before anything is loaded: rows, rates, memory, stage by stage."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from yarbus.core.errors import ConfigError
+from yarbus.core.recipe import Recipe
+from yarbus.methods.assemble import build_all
+from yarbus.models.attach import set_stage
+from yarbus.models.attachment import declared_groups, parameter_groups
+from yarbus.models.load import base_on_meta, config_of
+from yarbus.models.plan import Plan, PlanRow, plan
+from yarbus.training.groups import check_groups
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: what trains at which rate, and the memory that does not depend on the batch."""
+
+    stage: str
+    plan: Plan
+    rates: dict[str, float]
+    """Learning rate of each group that trains."""
+    unused_rates: dict[str, float]
+    """Rates of groups that no chosen method declares: a frozen variant inherits them from its recipe."""
+    memory: dict[str, int]
+    """Bytes of weights, gradients and optimizer state (AdamW: two numbers per trained one), all in fp32."""
+
+    def trains(self, row: PlanRow) -> bool:
+        """Whether the row's group is one that a method of this stage declares."""
+        return row.group in self.rates
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as ``--json`` prints it."""
+        return {
+            "stage": self.stage,
+            **self.plan.to_json(),
+            "learning_rate": self.rates,
+            "unused_learning_rate": self.unused_rates,
+            "memory_bytes": self.memory,
+        }
+
+
+def _on_meta(recipe: Recipe) -> nn.Module:
+    if recipe.model.config is not None:
+        return base_on_meta(recipe.model.config)
+    return base_on_meta(config_of(recipe.model.base).to_dict())
+
+
+def plan_recipe(recipe: Recipe) -> list[StagePlan]:
+    """The plan of every stage, on the meta device: no weight is read, no memory taken.
+
+    Raises ``ConfigError`` as training would: an option, a group without a rate or without a tensor.
+    """
+    model = _on_meta(recipe)
+    model.config._name_or_path = recipe.model.base  # type: ignore[union-attr]
+    plans = []
+    for name, stage in recipe.stages.items():
+        try:
+            places = build_all(stage.train)
+            set_stage(model, None, places, text_encoder=recipe.question.text_encoder)
+            check_groups(model, parameter_groups(model), declared_groups(model), stage.learning_rate)
+        except ConfigError as error:
+            raise ConfigError(
+                f"stage '{name}': {error.what}", where=error.where, why=error.why, fix=error.fix
+            ) from None
+        made, declared = plan(model), declared_groups(model)
+        trained = made.total("trained")
+        plans.append(
+            StagePlan(
+                stage=name,
+                plan=made,
+                rates={group: stage.learning_rate[group] for group in declared},
+                unused_rates={group: rate for group, rate in stage.learning_rate.items() if group not in declared},
+                memory={
+                    "weights": made.total("parameters") * 4,
+                    "gradients": trained * 4,
+                    "optimizer": trained * 8,
+                },
+            )
+        )
+    return plans

@@ -1,0 +1,35 @@
+"""A trained run as a model again."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from yarbus.core.errors import CheckpointError, ConfigError
+from yarbus.core.plugins import resolve
+from yarbus.core.recipe import load_recipe
+from yarbus.methods.assemble import load, load_adapter
+from yarbus.models.load import load_base
+
+
+def load_run(source: str | Path) -> tuple[nn.Module, Any]:
+    """The model and processor of a finished run's folder, a full model's folder, or a base by name.
+
+    Raises ``CheckpointError`` for a run that has not finished.
+    """
+    folder = Path(resolve(str(source)))
+    if not folder.exists() and len(folder.parts) > 2:  # hub names have at most one slash
+        raise ConfigError("no such run", where=folder, fix="give the folder of a run or model, or a hub name")
+    if (folder / "recipe.yaml").is_file():
+        if not (folder / "adapter").is_dir():
+            raise CheckpointError(
+                "the run has not finished",
+                where=folder,
+                why="it has no adapter/",
+                fix="train it again with --resume auto",
+            )
+        model, processor = load_base(load_recipe(folder / "recipe.yaml").model.base)
+        return load_adapter(model, processor, folder / "adapter")
+    if (folder / "config.json").is_file():
+        return load(folder)
+    return load_base(str(source))
