@@ -1,0 +1,213 @@
+# ruff: noqa: E501 - a table of command lines reads better unbroken
+"""Every verb does by hand what quickstart does, prints JSON, and leaves with the right code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.experiments import write_experiment
+from yarbus.cli.app import VERBS, run
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    return write_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def trained(experiment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert run(["train", str(experiment), "seed=1", "--run", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def yarbus_json(capsys):
+    def call(*arguments):
+        assert run([*map(str, arguments), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    code = "import sys; from yarbus.cli.app import run; run(['--help']); assert not {'torch','transformers'} & set(sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(verb in result.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_and_json(verb, capsys):
+    assert run([verb, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_training_by_hand_writes_the_run_as_the_design_says(trained):
+    for name in ("recipe.yaml", "environment.json", "plan.json", "adapter/adapter.safetensors"):
+        assert (trained / name).is_file()
+    assert (trained / "stages" / "instruct" / "metrics.jsonl").is_file()
+
+
+def test_evaluate_and_report_follow_by_hand(trained, yarbus_json):
+    scores = yarbus_json("evaluate", trained)
+    (record,) = scores.values()
+    assert record["num_replies"] == 8 and set(record["metrics"]) >= {"read", "colour"}
+    table = yarbus_json("report", trained)
+    assert table
+    assert (trained / "report" / "index.html").is_file()
+
+
+def test_a_finished_run_is_complete(trained, experiment, capsys):
+    assert run(["train", str(experiment), "seed=1", "--run", str(trained)]) == 0
+    assert "already complete" in capsys.readouterr().err
+
+
+def test_plan_needs_no_weights_and_lists_unused_rates(experiment, yarbus_json, capsys):
+    plans = yarbus_json("plan", experiment, "stages.instruct.train.vision=frozen")
+    assert [plan["stage"] for plan in plans] == ["align", "instruct"]
+    assert set(plans[1]["unused_learning_rate"]) == {"vision", "vision_new", "router"}
+    assert run(["plan", "covft-llava-1.5-7b"]) == 0
+    printed = capsys.readouterr().out
+    assert "11-22   vision_new     33,574,912" in printed and "never reached" in printed
+
+
+@pytest.mark.parametrize("kind", ["methods", "families", "towers", "benchmarks", "recipes"])
+def test_lists_name_what_the_tables_hold(kind, yarbus_json, capsys):
+    assert yarbus_json("list", kind)
+    assert run(["list", kind]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def broken_adapter(folder: Path, trained: Path) -> Path:
+    import shutil
+
+    shutil.copytree(trained, folder)
+    path = folder / "adapter" / "adapter.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    return folder
+
+
+def other_base(folder: Path, trained: Path) -> Path:
+    import shutil
+
+    import torch
+    import yaml
+
+    from tests import tiny
+
+    shutil.copytree(trained, folder)
+    model, processor = tiny.llava()
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(folder / "other")
+    processor.save_pretrained(folder / "other")
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["model"]["base"] = str(folder / "other")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "bad.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+BAD = {
+    "unknown key": (lambda t, e, r: ["plan", written(t, f"extends: {e}\nmodle: 1\n")], 2, "model"),
+    "unknown key by override": (lambda t, e, r: ["plan", str(e), "stages.instruct.batchh=4"], 2, "batch"),
+    "duplicate key": (lambda t, e, r: ["plan", written(t, f"extends: {e}\nseed: 1\nseed: 2\n")], 2, "bad.yaml:3"),
+    "rate as text": (
+        lambda t, e, r: ["plan", written(t, f"extends: {e}\nstages: {{align: {{learning_rate: {{projector: 1e-4}}}}}}\n")],
+        2,
+        "1.0e-4",
+    ),
+    "wrong type": (lambda t, e, r: ["plan", str(e), "seed=abc"], 2, "seed"),
+    "out of range": (lambda t, e, r: ["plan", str(e), "stages.instruct.batch=0"], 2, "batch"),
+    "unknown method": (lambda t, e, r: ["plan", str(e), "stages.instruct.train.vision=covtf"], 2, "covft"),
+    "unknown option": (
+        lambda t, e, r: ["plan", str(e), "stages.instruct.train.vision={method: covft, num_expert: 2}"],
+        2,
+        "num_experts",
+    ),
+    "experts out of range": (
+        lambda t, e, r: ["plan", str(e), "stages.instruct.train.vision={method: covft, num_experts: 0}"],
+        2,
+        "num_experts",
+    ),
+    "blocks that are not executed": (
+        lambda t, e, r: ["plan", str(e), "stages.instruct.train.vision={method: covft, last_block: 3}"],
+        2,
+        "executes blocks 0 to 2",
+    ),
+    "rate missing": (lambda t, e, r: ["plan", str(e), "stages.align.train.language=full"], 2, "learning_rate.language"),
+    "unknown model": (lambda t, e, r: ["train", str(e), f"model.base={t}/nothing", "--run", f"{t}/run"], 2, "nothing"),
+    "unknown recipe": (lambda t, e, r: ["plan", "tinywrld"], 2, "tinyworld"),
+    "missing recipe file": (lambda t, e, r: ["plan", f"{t}/none.yaml"], 2, "none.yaml"),
+    "missing data file": (
+        lambda t, e, r: ["train", str(e), f"stages.align.data=[{{source: llava, path: {t}/none.json}}]", "--run", f"{t}/run"],
+        65,
+        "none.json",
+    ),
+    "unknown source": (
+        lambda t, e, r: ["train", str(e), f"stages.align.data=[{{source: lava, path: {t}/x.json}}]", "--run", f"{t}/run"],
+        2,
+        "llava",
+    ),
+    "output folder is a file": (lambda t, e, r: ["train", str(e), "--run", written(t, "")], 2, "bad.yaml"),
+    "other settings in a run": (lambda t, e, r: ["train", str(e), "seed=2", "--run", str(r)], 2, "seed 1 -> 2"),
+    "damaged adapter": (lambda t, e, r: ["evaluate", str(broken_adapter(t / "b", r))], 74, "adapter.safetensors"),
+    "another base": (lambda t, e, r: ["evaluate", str(other_base(t / "b", r))], 78, "made for"),
+    "unknown benchmark": (lambda t, e, r: ["evaluate", str(r), "--benchmarks", "tinyworld/reed"], 2, "tinyworld/read"),
+    "not a run": (lambda t, e, r: ["evaluate", f"{t}/no/such/run"], 2, "no/such/run"),
+    "no such report": (lambda t, e, r: ["report", f"{t}/nothing"], 2, "nothing"),
+    "unknown variant": (lambda t, e, r: ["quickstart", "--recipe", str(e), "--variants", "frozn", "--folder", f"{t}/q"], 2, "frozen"),
+    "unknown verb": (lambda t, e, r: ["trian"], 2, "train"),
+    "wrong option value": (lambda t, e, r: ["quickstart", "--seeds", "none"], 2, "--seeds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_one_message_the_right_code_and_changes_nothing(name, experiment, trained, tmp_path, capsys):
+    arguments, code, named = BAD[name]
+    given = arguments(tmp_path, experiment, trained)
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    assert run(given) == code
+    printed = capsys.readouterr()
+    message = printed.err.strip()
+    assert message.count("error: ") == 1 and "fix: " in message and named in message, message
+    assert "Traceback" not in message
+    assert len(message[message.index("error: ") :].splitlines()) <= 3
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_debug_shows_the_traceback(experiment):
+    from yarbus.core.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        run(["--debug", "plan", str(experiment), "seed=abc"])
+
+
+def test_an_interrupt_leaves_with_130_and_says_how_to_go_on(monkeypatch, capsys):
+    import yarbus.core.recipe
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(yarbus.core.recipe, "load_recipe", interrupt)
+    assert run(["plan", "tinyworld"]) == 130
+    assert "goes on from there" in capsys.readouterr().err
+
+
+def test_quickstart_trains_compares_and_says_where_the_report_is(experiment, tmp_path, capsys):
+    folder = tmp_path / "quick"
+    arguments = ["--recipe", str(experiment), "--folder", str(folder), "--steps", "1", "--jobs", "2"]
+    assert run(["quickstart", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "frozen, covft" in out and "Report:" in out
+    assert (folder / "report" / "index.html").is_file()
+    assert json.loads((folder / "comparison.json").read_text())["recipe"]["stages"]["instruct"]["steps"] == 1

@@ -1,0 +1,109 @@
+"""``yarbus list``: the tables of what there is."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from yarbus.cli.options import Json, print_json, quieten
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    methods = "methods"
+    families = "families"
+    towers = "towers"
+    benchmarks = "benchmarks"
+    recipes = "recipes"
+
+
+def _first_sentence(documentation: str | None) -> str:
+    text = " ".join((documentation or "").split("\n\n")[0].split())
+    return text.split(" (")[0].split(". ")[0].rstrip(".")
+
+
+def _methods() -> list[dict[str, Any]]:
+    from yarbus.methods import METHODS
+
+    rows = []
+    for place, table in METHODS.items():
+        for name, cls in table.items():
+            what = _first_sentence(cls.__doc__)
+            rows.append({"place": place, "method": name, "start": cls.start, "what": what})
+    return rows
+
+
+def _families() -> list[dict[str, Any]]:
+    from yarbus.models.vlm import FAMILIES
+
+    return [
+        {"config": name, "tower": family.vision_tower, "projector": family.projector, "language": family.language_model}
+        for name, family in FAMILIES.items()
+    ]
+
+
+def _towers() -> list[dict[str, Any]]:
+    from yarbus.models.vlm import TOWERS
+
+    return [
+        {"config": name, "blocks": list(tower.blocks), "linears": list(tower.linears), "layout": tower.layout}
+        for name, tower in TOWERS.items()
+    ]
+
+
+def _benchmarks() -> list[dict[str, Any]]:
+    from yarbus.core.plugins import benchmark_table
+
+    rows = []
+    for name, benchmark in benchmark_table().items():
+        chance = benchmark.chance if not isinstance(benchmark.chance, dict) else None
+        entry = {"benchmark": name, "protocols": list(benchmark.protocols), "chance": chance}
+        rows.append({**entry, "licence": benchmark.licence})
+    return rows
+
+
+def _recipes() -> list[dict[str, Any]]:
+    from yarbus.core.recipe import load_recipe, recipe_files
+
+    rows = []
+    for name in recipe_files():
+        recipe = load_recipe(name)
+        variants = list(recipe.compare.variants) if recipe.compare else []
+        rows.append({"recipe": name, "base": recipe.model.base, "stages": list(recipe.stages), "variants": variants})
+    return rows
+
+
+LISTS = {
+    Kind.methods: _methods,
+    Kind.families: _families,
+    Kind.towers: _towers,
+    Kind.benchmarks: _benchmarks,
+    Kind.recipes: _recipes,
+}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "" if value is None else str(value)
+
+
+def list_entries(kind: Annotated[Kind, typer.Argument(help="What to list.")], json: Json = False) -> None:
+    """List methods, families, towers, benchmarks or recipes."""
+    if kind in (Kind.methods, Kind.families, Kind.towers, Kind.benchmarks):
+        quieten()
+    rows = LISTS[kind]()
+    if json:
+        print_json(rows)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in rows[0] if rows else []:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_text, row.values()))
+    Console().print(table)

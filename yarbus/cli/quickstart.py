@@ -1,0 +1,60 @@
+"""``yarbus quickstart``: the whole job on the embedded world."""
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yarbus.cli.options import Json, names
+
+RECIPE = "tinyworld"
+
+
+def quickstart(
+    variants: Annotated[
+        str | None, typer.Option(help="Variants to compare, a,b; all of the recipe's if left out.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds per variant.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the last stage.")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe that names the variants.")] = RECIPE,
+    folder: Annotated[Path | None, typer.Option(help="Where the runs go.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time, one thread each.")] = None,
+    json: Json = False,
+) -> None:
+    """Train, evaluate and compare ways to tune a vision tower, on pictures that come with the package."""
+    from yarbus.core.recipe import load_recipe
+
+    chosen = load_recipe(recipe)
+    last = list(chosen.stages)[-1]
+    overrides = [] if steps is None else [f"stages.{last}.steps={steps}"]
+    chosen = load_recipe(recipe, overrides)
+    if folder is None:
+        # Another number of steps is another experiment, and must not be mixed with the default one.
+        folder = Path("comparisons") / ("quickstart" if steps is None else f"quickstart-{steps}-steps")
+    began = time.monotonic()
+    if not json:
+        _announce(chosen, names(variants), seeds, folder)
+    from yarbus.cli.report import show
+    from yarbus.studies.compare import compare
+
+    command = shlex.join(["yarbus", *sys.argv[1:]])
+    compare(chosen, names(variants), seeds=seeds, folder=folder, jobs=jobs, progress=not json, command=command)
+    show([folder], json)
+    if not json:
+        page = folder / "report" / "index.html"
+        print(f"\n{time.monotonic() - began:.0f} s in all. Report: {os.path.relpath(page)}")
+
+
+def _announce(recipe, variants: list[str] | None, seeds: int, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    shown = variants or list(recipe.compare.variants)
+    last = list(recipe.stages)[-1]
+    runs = len(shown) * seeds
+    print(
+        f"{recipe.name}: {', '.join(shown)}; {recipe.stages[last].steps} steps of {recipe.stages[last].batch}, "
+        f"{runs} {'run' if runs == 1 else 'runs'}, in {folder}",
+        flush=True,
+    )

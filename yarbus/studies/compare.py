@@ -1,0 +1,128 @@
+"""The configuration-aligned comparison: same base, projector, data order and steps, one difference.
+
+A comparison is a folder of runs. Stages before the last are trained once per distinct set-up (their
+hash names the folder) and every variant starts from them.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from yarbus.core.errors import ConfigError
+from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant
+from yarbus.core.records import write_json
+from yarbus.core.table import closest
+from yarbus.report.html import write_report
+from yarbus.studies.work import Work
+from yarbus.studies.workers import work_off
+
+
+def _chosen(recipe: Recipe, variants: Sequence[str] | Mapping[str, Mapping[str, Any]] | None) -> Recipe:
+    """The recipe with the variants to compare: some of its own by name, or others by their differences."""
+    if isinstance(variants, Mapping):
+        values = {**recipe.resolved(), "compare": {"variants": {name: dict(paths) for name, paths in variants.items()}}}
+        return load_recipe(values)
+    own = recipe.compare.variants if recipe.compare is not None else {}
+    if not own:
+        raise ConfigError("the recipe names no variants", fix="add compare.variants, or pass them")
+    names = list(own) if variants is None else list(variants)
+    for name in names:
+        if name not in own:
+            raise ConfigError(f"unknown variant '{name}'", fix=f"use one of: {closest(name, list(own))}")
+    if not names:
+        raise ConfigError("no variant to compare", fix=f"use some of: {', '.join(own)}")
+    return load_recipe({**recipe.resolved(), "compare": {"variants": {name: own[name] for name in names}}})
+
+
+def _plan(recipe: Recipe, seeds: int, folder: Path) -> tuple[list[Work], dict[str, str], dict[str, dict[str, Any]]]:
+    """The works of a comparison, which must wait for which, and its runs as the record names them."""
+    assert recipe.compare is not None
+    works: dict[str, Work] = {}
+    after: dict[str, str] = {}
+    runs: dict[str, dict[str, Any]] = {}
+    for seed in range(recipe.seed, recipe.seed + seeds):
+        for name in recipe.compare.variants:
+            one = variant(recipe, name)
+            *shared, last = one.stages
+            label, start = f"{name}-seed{seed}", None
+            if shared:
+                before = f"{shared[-1]}-{stage_hash(one, shared[-1])}"
+                start = folder / before / "adapter"
+                after[label] = before
+                works.setdefault(
+                    before,
+                    Work(
+                        label=before, recipe=one.resolved(), run=folder / before, start=None, stages=tuple(shared),
+                        benchmarks=(),
+                    ),
+                )  # fmt: skip
+            values = {**one.resolved(), "seed": seed, "name": label}
+            works[label] = Work(
+                label=label, recipe=values, run=folder / label, start=start, stages=(last,),
+                benchmarks=tuple(one.evaluation),
+            )  # fmt: skip
+            runs[label] = {"variant": name, "seed": seed, "folder": label}
+    return list(works.values()), after, runs
+
+
+def _shared_recipe(work: Work) -> Work:
+    """A shared stage's run without what only its variants need, so that any of them finds it equal."""
+    stages = {name: work.recipe["stages"][name] for name in work.stages}
+    return replace(work, recipe={**work.recipe, "name": work.label, "stages": stages, "evaluation": []})
+
+
+def compare(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    variants: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    seeds: int = 1,
+    folder: str | Path | None = None,
+    jobs: int | None = None,
+    progress: bool = True,
+    command: str | None = None,
+    note: str | None = None,
+) -> Path:
+    """Trains and evaluates every variant under every seed from the same start, and writes the report.
+
+    Args:
+        recipe: a recipe, or what ``load_recipe`` takes.
+        variants: names of the recipe's ``compare.variants``, or name -> {dotted path: value}; None is all of its own.
+        seeds: training seeds from the recipe's ``seed`` on. They decide new tensors, dropout and data order.
+        folder: where the runs go; None is ``comparisons/<recipe's name>``. An existing one is continued.
+        jobs: runs at a time, one thread each; None is one per core, at most as many as there are variants.
+        command: what the report names as its origin. ``note``: a sentence for the report.
+
+    Returns:
+        The folder: ``comparison.json``, one run per variant and seed, ``report/index.html``.
+
+    Raises:
+        UserError: of the first run that failed; the others are kept and the same call goes on from there.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    if seeds < 1:
+        raise ConfigError(f"seeds is {seeds}", fix="compare at least one seed")
+    recipe = _chosen(recipe, variants)
+    folder = Path(folder) if folder is not None else Path("comparisons") / (recipe.name or "comparison")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("the comparison is a file, not a folder", where=folder, fix="name another folder")
+    works, after, runs = _plan(recipe, seeds, folder)
+    works = [work if work.benchmarks or work.label in runs else _shared_recipe(work) for work in works]
+    folder.mkdir(parents=True, exist_ok=True)
+    assert recipe.compare is not None
+    record = {
+        "recipe": recipe.resolved(),
+        "variants": list(recipe.compare.variants),
+        "seeds": list(range(recipe.seed, recipe.seed + seeds)),
+        "runs": runs,
+        "command": command or f"yarbus.compare({recipe.name!r}, seeds={seeds})",
+        "tasks": recipe.evaluation,
+        "note": note,
+    }
+    write_json(folder / "comparison.json", record)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    work_off(works, after, jobs or max(1, min(cores, len(runs))), progress)
+    write_report(folder)
+    return folder

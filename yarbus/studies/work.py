@@ -1,0 +1,65 @@
+"""One run of a study, as a worker process gets it, and the doing of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yarbus.core.recipe import load_recipe
+from yarbus.core.records import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One run, as a worker process gets it."""
+
+    label: str
+    recipe: dict[str, Any]
+    run: Path
+    start: Path | None
+    """Adapter that the run begins from."""
+    stages: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+    batch: int = 64
+    """Questions per evaluation batch."""
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of the run; None where epochs decide."""
+        counts = [self.recipe["stages"][stage]["steps"] for stage in self.stages]
+        return None if None in counts else sum(counts)
+
+    def is_finished(self) -> bool:
+        """Whether the run is trained and every question of every benchmark has a reply."""
+        if not (self.run / "adapter" / "adapter.json").is_file():
+            return False
+        scores = [self.run / "evaluation" / "final" / f"{name}@official" / "scores.json" for name in self.benchmarks]
+        return all(path.is_file() and _is_complete(read_json(path)) for path in scores)
+
+
+def _is_complete(scores: Mapping[str, Any]) -> bool:
+    return scores["num_replies"] == scores["num_samples"] and not scores["num_errors"]
+
+
+def do(work: Work) -> None:
+    """Trains and evaluates one run. Runs in a worker: one thread, no progress of its own."""
+    import torch
+
+    from yarbus.evaluation.runner import evaluate
+    from yarbus.training.run import load_run
+    from yarbus.training.stages import train
+
+    torch.set_num_threads(1)
+    _quieten()
+    train(load_recipe(work.recipe), work.run, start=work.start, stages=work.stages, progress=False)
+    if work.benchmarks:
+        model, processor = load_run(work.run)
+        evaluate(model, processor, list(work.benchmarks), work.run, batch=work.batch, progress=False)
+
+
+def _quieten() -> None:
+    """The libraries' own bars and notices would tear up the one line that says how far the comparison is."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
