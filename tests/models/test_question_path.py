@@ -350,3 +350,41 @@ def test_inputs_embeds_need_image_counts(text_encoder, pictures):
             model(**batch, inputs_embeds=embeds)
         counts = torch.tensor([1, 1])
         assert torch.equal(model(**batch, inputs_embeds=embeds, context_image_counts=counts).logits, expected)
+
+
+def test_a_context_first_encoded_in_inference_mode_under_autocast_trains_the_same(text_encoder, pictures):
+    model, processor = attached("llava", text_encoder, METHODS["cve-dense"])
+    batch = ask(processor, pictures)
+    cold = model(**batch, labels=batch["input_ids"]).loss
+    model.model.context_encoder.clear_cache()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        model.generate(**batch, max_new_tokens=2)
+    warm = model(**batch, labels=batch["input_ids"]).loss
+    warm.backward()
+    assert torch.equal(warm, cold)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_bf16_and_autocast_train_and_stay_near_fp32(family, kind, text_encoder, pictures):
+    model, processor = attached(family, text_encoder, METHODS[kind], spread_experts=False)
+    batch = ask(processor, pictures)
+    with torch.no_grad():
+        expected = model(**batch).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(**batch, labels=batch["input_ids"])
+    output.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    torch.testing.assert_close(output.logits.float(), expected, atol=0.1, rtol=0.1)
+    with torch.no_grad():
+        torch.testing.assert_close(model.to(torch.bfloat16)(**batch).logits.float(), expected, atol=0.1, rtol=0.1)
+
+
+def test_hidden_states_and_attentions_are_captured_as_without_us(family, text_encoder, pictures):
+    model, processor = attached(family, text_encoder, METHODS["cve-dense"], spread_experts=False)
+    plain, _ = tiny.FAMILIES[family]()
+    batch = ask(processor, pictures)
+    with torch.no_grad():
+        ours = model(**batch, output_hidden_states=True)
+        theirs = plain(**without_context(batch), output_hidden_states=True)
+    assert len(ours.hidden_states) == len(theirs.hidden_states)
+    torch.testing.assert_close(ours.hidden_states[-1], theirs.hidden_states[-1], atol=1e-4, rtol=1e-4)

@@ -108,6 +108,8 @@ def test_plain_auto_model_refuses_our_full_model(family, text_encoder, tmp_path)
     yarbus.save(model, processor, tmp_path)
     with pytest.raises(OSError, match=r"model\.safetensors"):
         AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(model).__name__]
+    assert type(model).__name__.startswith("Context")  # serving engines do not know it, and refuse
     model.save_pretrained(tmp_path / "by_hand")
     with pytest.raises(OSError, match=r"model\.safetensors"):
         AutoModelForImageTextToText.from_pretrained(tmp_path / "by_hand")

@@ -89,13 +89,14 @@ class TextEncoder(nn.Module):
         self._cache.clear()
         self._cached_bytes = 0
 
-    @torch.no_grad()
     def _encode(self, text: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         if self.encoder is None:
             raise RuntimeError(f"the text encoder '{self.name}' was left out: this model was built for `plan` alone")
         device = next(self.encoder.parameters()).device
-        ids = torch.tensor([text], device=device)
-        output = self.encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+        # What is cached must not remember how it was first asked for: in inference mode, or under autocast.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            ids = torch.tensor([text], device=device)
+            output = self.encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
         if isinstance(output, Tensor):
             return output[0], output[0].mean(dim=0)
         states = output.last_hidden_state[0]
