@@ -1,5 +1,9 @@
 """Fixtures that every room's tests may use."""
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import: a wrong name must fail at once, not after retries
+
 import numpy as np
 import pytest
 import torch

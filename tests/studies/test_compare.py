@@ -63,6 +63,14 @@ def test_lost_replies_are_asked_again_and_finished_training_is_kept(comparison, 
     assert adapter.stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize("change", [{"stages.instruct.steps": 3}, {"compare.variants.frozen": {"seed": 4}}])
+def test_another_comparison_in_the_folder_is_refused_and_its_record_kept(change, comparison, experiment):
+    before = (comparison / "comparison.json").read_bytes()
+    with pytest.raises(ConfigError, match="name another folder"):
+        yarbus.compare(load_recipe(experiment, change), folder=comparison, progress=False)
+    assert (comparison / "comparison.json").read_bytes() == before
+
+
 def test_an_error_in_a_worker_arrives_as_the_error_it_is(experiment, tmp_path):
     values = load_recipe(experiment).resolved()
     values["stages"]["instruct"]["data"][0]["path"] = str(tmp_path / "gone.json")

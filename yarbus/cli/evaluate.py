@@ -39,8 +39,11 @@ def evaluate(
         folder = Path("runs") / run.replace("/", "--")
     quieten(threads)
     from yarbus.evaluation.runner import evaluate as ask
+    from yarbus.evaluation.runner import load_benchmark
     from yarbus.training.run import load_run
 
+    for name in chosen:  # a wrong name or file is told before a model is loaded
+        load_benchmark(name).protocol(protocol)
     model, processor = load_run(run)
     scores = ask(model, processor, chosen, folder, protocol=protocol, batch=batch, progress=not json)
     if json:

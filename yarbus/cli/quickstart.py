@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from yarbus.cli.options import Json, names
+from yarbus.core.errors import ConfigError
 
 RECIPE = "tinyworld"
 
@@ -29,6 +30,8 @@ def quickstart(
     from yarbus.core.recipe import load_recipe
 
     chosen = load_recipe(recipe)
+    if chosen.compare is None:
+        raise ConfigError("the recipe names no variants", where=recipe, fix="choose one with compare.variants")
     last = list(chosen.stages)[-1]
     overrides = [] if steps is None else [f"stages.{last}.steps={steps}"]
     chosen = load_recipe(recipe, overrides)
@@ -53,8 +56,10 @@ def _announce(recipe, variants: list[str] | None, seeds: int, folder: Path) -> N
     shown = variants or list(recipe.compare.variants)
     last = list(recipe.stages)[-1]
     runs = len(shown) * seeds
+    stage = recipe.stages[last]
+    length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs"
     print(
-        f"{recipe.name}: {', '.join(shown)}; {recipe.stages[last].steps} steps of {recipe.stages[last].batch}, "
-        f"{runs} {'run' if runs == 1 else 'runs'}, in {folder}",
+        f"{recipe.name}: {', '.join(shown)}; {length} of {stage.batch}, {runs} {'run' if runs == 1 else 'runs'}, "
+        f"in {folder}",
         flush=True,
     )

@@ -64,10 +64,15 @@ class QuestionSection(Section):
     """How the question reaches the eyes."""
 
     text_encoder: Word | None = None
+    """A BERT-like model by hub id, folder or ``plug-in:name``, or ``language_embeddings``; needed to route by text."""
     train_turns: Literal["sampled_turn", "all_human"] = "sampled_turn"
+    """Context of a training row: one of its questions, drawn anew at each visit, or all of them."""
     chat_turns: Literal["last", "upto_current"] = "last"
+    """Context of a chat: the last question, or all up to it."""
     rules: Literal["ours", "official"] = "ours"
+    """Which words of a question count: without image tags and answer-format lines, or as the official code does."""
     max_tokens: Count = 128
+    """Longest context in tokens of the text encoder."""
 
 
 class DataSection(Section):
@@ -89,24 +94,37 @@ class Stage(Section):
     """Place -> method with its options; a place not named is frozen."""
     data: Annotated[list[DataSection], Field(min_length=1)]
     learning_rate: Annotated[dict[Group, Rate], Field(min_length=1)]
+    """Group -> highest rate of its schedule; every group that trains needs one."""
     batch: Count
     """Rows per optimizer step, over all devices."""
     micro_batch: Count | None = None
     """Rows per device and forward; None: the whole batch."""
     steps: Count | None = None
+    """Optimizer steps."""
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Passes over the data; 1 where neither this nor ``steps`` is given."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps in which rates rise from 0."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How rates go on after that."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """AdamW's; biases and norms have none."""
     max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
+    """Longer gradients are scaled down to it; null: never."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16`` computes under autocast; weights stay fp32."""
     gradient_checkpointing: bool = False
+    """Computes blocks again in the backward pass instead of keeping their activations."""
     log_every: Count = 10
+    """Steps between two lines of metrics.jsonl."""
     checkpoint_every: Count | None = None
+    """Steps between two checkpoints; null: one at the end of the stage."""
     keep_checkpoints: Count = 2
+    """How many are kept."""
     max_tokens: Count | None = None
+    """A longer row is refused by name; null: no limit."""
     num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that open pictures; 0: the training process itself."""
 
     @model_validator(mode="before")
     @classmethod
@@ -136,13 +154,16 @@ class Recipe(Section):
     """A whole experiment."""
 
     name: Name | None = None
+    """Names the run's folder; the file's name if left out."""
     model: ModelSection
     question: QuestionSection = QuestionSection()
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """In order; each starts from what the one before left."""
     evaluation: list[Word] = []
+    """Benchmarks by name, or ``file:PATH``."""
     compare: CompareSection | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides new tensors, dropout and the order of rows."""
 
     def resolved(self) -> dict[str, Any]:
         """Plain values, every default spelled out; ``load_recipe`` makes the same recipe of them."""

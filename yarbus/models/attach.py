@@ -182,6 +182,10 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
     attachment = attachment_of(model)
     vlm = VLM.of(model)
     parameters = dict(model.named_parameters())
+    if attachment.was_loaded_whole:
+        raise ConfigError(
+            "cannot detach: this model was loaded whole", fix="load the base, and the adapter if you want both"
+        )
     changed = [name for name, version in attachment.versions.items() if parameters[name]._version != version]
     if changed and not attachment.keep_base:
         raise ConfigError(

@@ -86,6 +86,8 @@ class Attachment:
     kept: dict[str, Tensor] = field(default_factory=dict)
     """Copies of tensors trained in place, where ``keep_base`` asked for them."""
     question: Question | None = None
+    was_loaded_whole: bool = False
+    """The model came from a full save, so there is no base to detach to."""
 
     _pending: list[tuple[nn.Parameter, str]] = field(default_factory=list)
 

@@ -51,9 +51,16 @@ def load_base(base: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module,
     Raises ``ConfigError`` naming what is missing, before any weight is read.
     """
     path, config = resolve(base), config_of(base)
-    model, report = AutoModelForImageTextToText.from_pretrained(
-        path, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
-    )
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            path, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot load base model '{base}'",
+            why=_reason(error),
+            fix="give a hub name, or a folder with plain weights",
+        ) from None
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     if report["missing_keys"]:
         raise ConfigError(

@@ -24,7 +24,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from yarbus.core.errors import CheckpointError, MismatchError
 from yarbus.models.attach import set_stage
 from yarbus.models.attachment import (
-    Attachment,
     Method,
     adapter_tensors,
     attachment_of,
@@ -198,9 +197,10 @@ def _adapter_text_encoder(folder: Path, text: Mapping[str, Any] | None, model: n
 
 
 def save(model: nn.Module, processor: Any, folder: str | Path) -> None:
-    """Writes the full model and its processor. If modules were inserted, weights carry the variant ``yarbus``,
+    """Writes the full model and its processor.
 
-    so that plain ``AutoModel`` refuses the folder instead of filling what it does not know with random numbers.
+    If modules were inserted, weights carry the variant ``yarbus``, so that plain ``AutoModel`` refuses the folder
+    instead of filling what it does not know with random numbers.
     """
     folder = Path(folder)
     if isinstance(model, ContextMixin):
@@ -256,7 +256,9 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
             model.base_model.context_special_tokens = description["text_encoder"]["special_tokens"]
             if processor is not None and (folder / TOKENIZER_FOLDER).is_dir():
                 attach_to_processor(processor, load_context_tokenizer_from(folder), attachment.question or Question())
-        _forget_base(attachment)
+        # The base's own networks were never there: a model loaded whole cannot be detached to its base.
+        attachment.replaced.clear()
+        attachment.was_loaded_whole = True
     return model, processor
 
 
@@ -273,13 +275,9 @@ def _class_with_structure(plain: type, description: Mapping[str, Any], build: Bu
             encoder = text_encoder_from_config(text["name"], text["dim"], text_config, VLM.of(self))
         question = Question(**description["question"]) if description["question"] else None
         places = build(description["places"])
-        self.__class__ = plain  # attach swaps the class itself
+        self.__class__ = plain  # set_stage swaps the class itself
         set_stage(self, None, places, text_encoder=encoder, question=question)
+        # While weights are read the class must be the library's: it looks up renamed tensors by class name.
+        self.__class__ = plain
 
     return type(f"Loading{plain.__name__}", (plain,), {"__init__": __init__, "__module__": __name__})
-
-
-def _forget_base(attachment: Attachment) -> None:
-    """The base's own networks were never there: a model loaded whole cannot be detached to its base."""
-    attachment.replaced.clear()
-    attachment.versions = dict.fromkeys(attachment.versions or {"the loaded model": 0}, -1)

@@ -166,7 +166,10 @@ def load_text_encoder(name: str, vlm: VLM) -> TextEncoder:
     if device.type == "meta":
         return TextEncoder(None, name, _width_of(name))
     try:
-        encoder = _without_pooler(AutoModel.from_pretrained(resolve(name), trust_remote_code=False))
+        try:  # a checkpoint without a pooler would be reported as incomplete, and ours is not read
+            encoder = AutoModel.from_pretrained(resolve(name), add_pooling_layer=False, trust_remote_code=False)
+        except TypeError:  # an architecture without the option
+            encoder = _without_pooler(AutoModel.from_pretrained(resolve(name), trust_remote_code=False))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

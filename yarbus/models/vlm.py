@@ -42,8 +42,11 @@ class Family:
     config: str
     """Class name of the model's config."""
     vision_tower: str
+    """Path of the vision tower."""
     projector: str
+    """Path of the projector; it may lie inside the tower."""
     language_model: str
+    """Path of the language model."""
     units: Callable[[Any, Mapping[str, Any], int], ImageUnits]
     """(config, forward's keyword arguments, placeholders in the batch) -> the batch's images."""
     feature_layer: Callable[[Any], int | Sequence[int] | None] = tower_output
@@ -61,17 +64,21 @@ class Tower:
     blocks: tuple[str, ...]
     """Module lists of blocks, in the order in which tokens pass them."""
     feed_forward: str
+    """The block's feed-forward network: one tensor in, one out."""
     linears: tuple[str, ...]
     """Linear layers of the feed-forward network: (up, down), or (gate, up, down) where it is gated."""
     activation: str
     """Attribute of the tower's config that names the activation."""
     norms: tuple[str, ...]
+    """The block's normalisations."""
     attention: tuple[str, ...]
+    """Linear layers of the block's attention."""
     prefix_tokens: int = 0
     """Tokens before the patches (class token, registers)."""
     layout: Layout = "images tokens dim"
+    """Axes of the tokens in a block: a row per image, or all images packed into one row (``total dim``)."""
     dead_tail: tuple[str, ...] = ()
-    """Modules behind the blocks that an intermediate ``feature_layer`` never reads."""
+    """Modules behind the blocks that an intermediate ``feature_layer`` never reads, where the model has them."""
 
 
 FAMILIES = Table(
@@ -209,7 +216,8 @@ class VLM:
         """Tower modules that run for nothing: what they compute never reaches the projector."""
         dead = self.blocks()[self.num_executed() :]
         if self.family.feature_layer(self.config) is not None:
-            dead += [_part(self.vision_tower, path, "dead tail") for path in self.tower.dead_tail]
+            modules = dict(self.vision_tower.named_modules())
+            dead += [modules[path] for path in self.tower.dead_tail if path in modules]
         return dead
 
     def place_modules(self, place: str) -> list[nn.Module]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant
-from yarbus.core.records import write_json
+from yarbus.core.records import read_json, write_json
 from yarbus.core.table import closest
 from yarbus.report.html import write_report
 from yarbus.studies.work import Work
@@ -73,6 +73,28 @@ def _shared_recipe(work: Work) -> Work:
     return replace(work, recipe={**work.recipe, "name": work.label, "stages": stages, "evaluation": []})
 
 
+def _refuse_another(recipe: Recipe, folder: Path) -> None:
+    """Raises where the folder holds a comparison whose runs could not stand beside these."""
+    path = folder / "comparison.json"
+    if not path.is_file():
+        return
+    old, new = read_json(path)["recipe"], recipe.resolved()
+    for key in ("model", "question", "stages", "seed"):
+        if old[key] != new[key]:
+            raise ConfigError(
+                "another comparison is in this folder",
+                where=folder,
+                why=f"its '{key}' differs",
+                fix="name another folder",
+            )
+    before, now = old["compare"]["variants"], new["compare"]["variants"]
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            raise ConfigError(
+                f"variant '{name}' of this folder is another one", where=folder, fix="name another folder or variant"
+            )
+
+
 def compare(
     recipe: Recipe | str | Path | Mapping[str, Any],
     variants: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
@@ -110,8 +132,9 @@ def compare(
         raise ConfigError("the comparison is a file, not a folder", where=folder, fix="name another folder")
     works, after, runs = _plan(recipe, seeds, folder)
     works = [work if work.benchmarks or work.label in runs else _shared_recipe(work) for work in works]
-    folder.mkdir(parents=True, exist_ok=True)
     assert recipe.compare is not None
+    _refuse_another(recipe, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "recipe": recipe.resolved(),
         "variants": list(recipe.compare.variants),
