@@ -63,6 +63,20 @@ def test_all_turns_up_to_the_current_one_may_be_the_context(processor, pictures)
     )
 
 
+def test_format_sentences_of_every_joined_turn_are_removed(processor, pictures):
+    processor.question = Question(chat_turns="upto_current")
+    messages = chat(f"what digit ?\n{FORMAT}", "five", f"where ?\n{FORMAT}")
+    rendered = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert (
+        words(processor, processor(images=[pictures[0]], text=rendered, return_tensors="pt")) == "what digit ? where ?"
+    )
+
+
+def test_the_word_user_in_a_text_is_no_turn(processor):
+    for text in ("a digit the user likes", "the user is one"):
+        assert not processor(text=[text], return_tensors="pt")["context_attention_mask"].any()
+
+
 def test_text_without_a_user_turn_has_no_context(processor):
     batch = processor(text=["a digit is red"], return_tensors="pt")
     assert not batch["context_attention_mask"].any()

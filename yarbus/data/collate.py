@@ -29,7 +29,7 @@ def context_text(sample: Sample, train_turns: str, seed: int, epoch: int, row: i
     if not questions:
         return None
     if train_turns == "all_human":
-        return " ".join(filter(None, questions))
+        return "\n".join(filter(None, questions))  # lines, so that rules can tell a format sentence
     return questions[0] if len(questions) == 1 else Random(f"{seed} {epoch} {row}").choice(questions)
 
 

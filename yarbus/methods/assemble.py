@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from yarbus.core.errors import ConfigError
@@ -34,20 +33,13 @@ def build(place: str, spec: Spec) -> Method:
         raise ConfigError(f"place '{place}' names no method", fix=f"add method: {' | '.join(METHODS[place])}")
     cls = METHODS[place][name]
     known = [field.name for field in fields(cls)]
-    types = get_type_hints(cls, include_extras=True)
-    for option, value in options.items():
+    for option in options:
         if option not in known:
             raise ConfigError(
                 f"unknown option '{option}' of method '{name}'",
                 fix=f"use one of: {closest(option, known)}" if known else f"'{name}' has no options",
             )
-        try:
-            TypeAdapter(types[option]).validate_python(value, strict=True)
-        except ValidationError as error:
-            why = "; ".join(dict.fromkeys(fault["msg"].lower() for fault in error.errors()))
-            raise ConfigError(
-                f"option '{option}' of method '{name}' is {value!r}", why=why, fix="correct the value"
-            ) from None
+    cls.check(options)
     return cls(**options)
 
 

@@ -13,7 +13,7 @@ from yarbus.models.context import ContextSlot, bind, receive_context, release_co
 from yarbus.models.fingerprint import fingerprint
 from yarbus.models.processor import attach_to_processor, detach_from_processor
 from yarbus.models.question import Question
-from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder
+from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, special_ids
 from yarbus.models.vlm import VLM
 from yarbus.models.wrapper import ContextMixin, context_class
 
@@ -42,7 +42,7 @@ def _open_path(vlm: VLM, attachment: Attachment, encoder: TextEncoder | None) ->
     base.context_slot = attachment.slot  # type: ignore[assignment]
     base.context_family = vlm.family  # type: ignore[assignment]
     base.context_encoder = encoder
-    base.context_special_tokens = 0  # type: ignore[assignment]
+    base.context_special_ids = frozenset()  # type: ignore[assignment]
     base.register_forward_pre_hook(receive_context, with_kwargs=True)
     base.register_forward_hook(release_context, with_kwargs=True, always_call=True)
     model.__class__ = context_class(model.__class__)
@@ -111,6 +111,7 @@ def set_stage(
             f"method '{named}' reads the question but there is no text encoder",
             fix="pass text_encoder=, for instance 'bert-base-uncased' or 'language_embeddings'",
         )
+    _refuse_other_question(vlm, text_encoder, question)
     # The encoder is loaded before anything changes: a wrong name must leave the model as it was.
     encoder = None
     if needs_text and getattr(vlm.base_model, "context_encoder", None) is None:
@@ -127,6 +128,22 @@ def set_stage(
     return model, processor
 
 
+def _refuse_other_question(vlm: VLM, text_encoder: str | TextEncoder | None, question: Question | None) -> None:
+    """Raises where a model that reads questions in one way is asked to read them in another."""
+    here: TextEncoder | None = getattr(vlm.base_model, "context_encoder", None)
+    if here is None:
+        return
+    name = text_encoder.name if isinstance(text_encoder, TextEncoder) else text_encoder
+    now = attachment_of(vlm.model).question
+    for what, old, new in (("text encoder", here.name, name), ("question rules", now, question)):
+        if new is not None and new != old:
+            raise ConfigError(
+                f"another {what} than the model was attached with",
+                why=f"it has {old}, asked for {new}",
+                fix="name the same, or start from a model without",
+            )
+
+
 def _attach_all(
     vlm: VLM,
     processor: Any,
@@ -139,9 +156,9 @@ def _attach_all(
         attachment.question = question or Question()
         _open_path(vlm, attachment, encoder)
         if processor is not None:
-            tokenizer = load_context_tokenizer(encoder.name, processor)
-            attach_to_processor(processor, tokenizer, attachment.question)
-            vlm.base_model.context_special_tokens = tokenizer.num_special_tokens_to_add()
+            tokenizer = load_context_tokenizer(encoder, processor)
+            attach_to_processor(processor, tokenizer, attachment.question, encoder.limit)
+            vlm.base_model.context_special_ids = special_ids(tokenizer)
     for place, method in places.items():
         _attach_method(vlm, attachment, place, method)
     if attachment.inserted:
@@ -186,7 +203,7 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
         raise ConfigError(
             "cannot detach: this model was loaded whole", fix="load the base, and the adapter if you want both"
         )
-    changed = [name for name, version in attachment.versions.items() if parameters[name]._version != version]
+    changed = [name for name in attachment.samples if attachment.was_trained(name, parameters[name])]
     if changed and not attachment.keep_base:
         raise ConfigError(
             f"cannot detach: {len(changed)} tensors of the base were trained in place",
@@ -211,12 +228,16 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
 
 def _close_path(vlm: VLM) -> None:
     base, model = vlm.base_model, vlm.model
+    for module in model.modules():
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        if getattr(checkpoint, "is_bound", False):
+            module._gradient_checkpointing_func = checkpoint.__wrapped__  # type: ignore[assignment, union-attr]
     del base.context_attachment
     if not isinstance(model, ContextMixin):
         return
     for hooks, ours in ((base._forward_pre_hooks, receive_context), (base._forward_hooks, release_context)):
         _remove_hook(base, hooks, ours)
-    del base.context_slot, base.context_family, base.context_encoder, base.context_special_tokens
+    del base.context_slot, base.context_family, base.context_encoder, base.context_special_ids
     model.__class__ = model.plain_class  # type: ignore[attr-defined]
 
 

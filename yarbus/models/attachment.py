@@ -7,15 +7,17 @@ survives copying and sharding.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from yarbus.core.errors import ConfigError, MismatchError
 from yarbus.core.places import GROUPS
 from yarbus.models.context import ContextSlot
+from yarbus.models.fingerprint import sample
 from yarbus.models.question import Question
 from yarbus.models.vlm import VLM, Layout
 
@@ -31,6 +33,22 @@ class Method(ABC):
     start: ClassVar[Start]
     """What attaching does to the outputs before training: nothing; no more than rounding; something declared."""
     layouts: ClassVar[tuple[Layout, ...]] = ("images tokens dim", "total dim")
+
+    def __post_init__(self) -> None:
+        """A wrong option must not become another method silently: made in Python, it is checked as in a recipe."""
+        self.check({option.name: getattr(self, option.name) for option in fields(self)})
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Raises ``ConfigError`` for an option whose value its annotation does not allow."""
+        annotations = get_type_hints(cls, include_extras=True)
+        for option, value in options.items():
+            try:
+                TypeAdapter(annotations[option]).validate_python(value, strict=True)
+            except ValidationError as error:
+                why = "; ".join(dict.fromkeys(fault["msg"].lower() for fault in error.errors()))
+                what = f"option '{option}' of method '{cls.name}' is {value!r}"
+                raise ConfigError(what, why=why, fix="correct the value") from None
 
     @abstractmethod
     def groups(self, place: str) -> tuple[str, ...]:
@@ -81,8 +99,8 @@ class Attachment:
     """Module path -> the module that stood there."""
     inserted: set[str] = field(default_factory=set)
     """Module paths whose tensors are new."""
-    versions: dict[str, int] = field(default_factory=dict)
-    """In-place change counter of each tensor trained in place, as it was at attach."""
+    samples: dict[str, Tensor] = field(default_factory=dict)
+    """Some numbers of each tensor trained in place, as they were at attach: they tell whether it was trained."""
     kept: dict[str, Tensor] = field(default_factory=dict)
     """Copies of tensors trained in place, where ``keep_base`` asked for them."""
     question: Question | None = None
@@ -114,7 +132,8 @@ class Attachment:
             name = names[id(parameter)]
             self.parameters[name] = Trained(place, group, is_reachable=id(parameter) not in dead)
             if not self.is_new(name):
-                self.versions[name] = parameter._version
+                if parameter.device.type != "meta":
+                    self.samples[name] = sample(parameter)
                 if self.keep_base:
                     self.kept[name] = parameter.detach().clone()
         self._pending = []
@@ -123,9 +142,10 @@ class Attachment:
         """Whether a tensor came with an inserted module."""
         return any(name.startswith(f"{path}.") for path in self.inserted)
 
-    @property
-    def reads_question(self) -> bool:
-        return any(method.reads_question for method in self.places.values())
+    def was_trained(self, name: str, tensor: Tensor) -> bool:
+        """Whether a tensor of the base differs from what it was at attach. A change of precision is no training."""
+        now = sample(tensor)
+        return not torch.equal(now, self.samples[name].to(now.dtype))
 
 
 def _path_of(model: nn.Module, module: nn.Module) -> str:

@@ -37,7 +37,7 @@ CHANNEL = (
     ContextKey("context_image_counts", axis="row", pad=0, reader="tower"),
     ContextKey("context_turn_index", axis="row", pad=-1, reader="head"),
 )
-"""Every key that travels beside a batch: signature, ``model_input_names`` and collators are built from it.
+"""Every key that travels beside a batch; the signature and ``model_input_names`` are built from it.
 
 ``context_input_ids``, ``context_attention_mask`` [batch, text_tokens]: the question in the text encoder's tokens; a row
 whose mask is all zero has no context. ``context_image_counts`` [batch]: images of each row, needed only without
@@ -237,7 +237,8 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
             raise DataError(
                 "no question for an image", where=f"row {row} of the batch", fix="pass context= with one text per row"
             )
-        asked = torch.tensor([len(text) > base_model.context_special_tokens for text in texts], device=ids.device)
+        special = base_model.context_special_ids
+        asked = torch.tensor([not special.issuperset(text) for text in texts], device=ids.device)
         # A text-only row without context still needs a text in its place; nothing reads it.
         some = next((text for text in texts if text), None)
         if some is not None:

@@ -10,8 +10,15 @@ SAMPLES = 256
 """Numbers read from each tensor, evenly spaced."""
 
 
+def sample(tensor: Tensor) -> Tensor:
+    """Up to ``SAMPLES`` numbers of a tensor, evenly spaced, as they are, on the CPU."""
+    flat = tensor.detach().reshape(-1)
+    index = torch.linspace(0, max(flat.numel() - 1, 0), min(SAMPLES, flat.numel()), dtype=torch.float64)
+    return flat[index.round().long().to(flat.device)].cpu()
+
+
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, shapes and evenly sampled values, the same for one model in fp32, fp16 or bf16.
+    """A hash of names, shapes and evenly sampled values, the same for one model in fp32 or bf16.
 
     Sampling keeps it cheap for billions of parameters: two models that differ in any trained tensor differ here
     with practical certainty, since training moves whole tensors. On the meta device it is empty.
@@ -22,9 +29,6 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         if tensor.device.type == "meta":
             return ""
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        flat = tensor.reshape(-1)
-        index = torch.linspace(0, max(flat.numel() - 1, 0), min(SAMPLES, flat.numel()), dtype=torch.float64)
-        values = flat[index.round().long().to(flat.device)]
-        # fp16 and bf16 copies of one fp32 model agree on 8 significant bits only up to rounding; bf16 is the coarsest.
-        digest.update(values.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+        # Rounded, so that an fp32 base and its bf16 copy are one base. An fp16 copy of it is not: it rounded otherwise.
+        digest.update(sample(tensor).to(torch.bfloat16).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

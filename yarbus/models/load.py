@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import is_torchvision_available
@@ -53,13 +55,18 @@ def load_base(base: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module,
     path, config = resolve(base), config_of(base)
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
-            path, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
+            path,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,  # nothing we read is a pickle
+            trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"cannot load base model '{base}'",
             why=_reason(error),
-            fix="give a hub name, or a folder with plain weights",
+            fix="give a hub name, or a folder with plain safetensors",
         ) from None
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     if report["missing_keys"]:
@@ -78,7 +85,10 @@ def base_on_meta(config: dict[str, Any]) -> nn.Module:
     model_type = settings.pop("model_type", None)
     if model_type is None:
         raise ConfigError("model.config names no model_type", fix="add model_type, for instance llava")
-    built = AutoConfig.for_model(model_type, **settings)
+    try:
+        built = AutoConfig.for_model(model_type, **settings)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ConfigError("model.config is no architecture", why=_reason(error), fix="correct it") from None
     FAMILIES[type(built).__name__]
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(built, trust_remote_code=False)

@@ -50,6 +50,8 @@ class ContextProcessorMixin:
 
     context_tokenizer: Any
     question: Question
+    context_limit: int | None = None
+    """Positions of the text encoder; a longer question is cut there."""
     _markers: tuple[Any, TemplateMarkers] | None = None
 
     def __call__(
@@ -107,23 +109,27 @@ class ContextProcessorMixin:
 
     def _encode_context(self, texts: list[str | None], return_tensors: str | None) -> dict[str, Any]:
         """Tokens of each text; a row without context has an all-zero mask."""
-        encoded = self.context_tokenizer(
+        tokenizer = self.context_tokenizer
+        encoded = tokenizer(
             [text or "" for text in texts],
-            padding=True,
+            padding=False,
             truncation=True,
-            max_length=self.question.max_tokens,
+            max_length=min(self.question.max_tokens, self.context_limit or self.question.max_tokens),
+            return_attention_mask=False,
             return_token_type_ids=False,
-        )
-        masks = encoded["attention_mask"]
-        masks = [mask if text is not None else [0] * len(mask) for mask, text in zip(masks, texts, strict=True)]
-        result = {"context_input_ids": encoded["input_ids"], "context_attention_mask": masks}
+        )["input_ids"]
+        # A tokenizer without special tokens makes nothing of an empty question; one filler tells it from no question.
+        filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        rows = [[] if text is None else ids or [filler or 0] for ids, text in zip(encoded, texts, strict=True)]
+        longest = max([1, *map(len, rows)])
+        result = {
+            "context_input_ids": [row + [filler or 0] * (longest - len(row)) for row in rows],
+            "context_attention_mask": [[1] * len(row) + [0] * (longest - len(row)) for row in rows],
+        }
         if return_tensors == "pt":
             import torch
 
-            # An empty text may have no token at all; the channel still needs its axes.
-            return {
-                name: torch.tensor(value, dtype=torch.long).reshape(len(texts), -1) for name, value in result.items()
-            }
+            return {name: torch.tensor(value) for name, value in result.items()}
         return result
 
     @property
@@ -132,7 +138,7 @@ class ContextProcessorMixin:
 
     def to_dict(self) -> dict[str, Any]:
         kept = super().to_dict()  # type: ignore[misc]
-        for ours in ("context_tokenizer", "question"):
+        for ours in ("context_tokenizer", "question", "context_limit"):
             kept.pop(ours, None)
         # The plain class is what the library can load; our loader swaps the class again.
         kept["processor_class"] = self.plain_class.__name__  # type: ignore[attr-defined]
@@ -152,19 +158,31 @@ def _context_processor_class(cls: Any) -> type:
     return swapped
 
 
-def attach_to_processor(processor: Any, tokenizer: Any, question: Question) -> None:
-    """Gives a processor the context tokenizer, in place."""
+def __getattr__(name: str) -> type:
+    """A context class in a process that has not made it yet, so that a pickled processor opens there."""
+    import transformers
+
+    plain = name.removeprefix("Context")
+    found = globals().get(plain) or getattr(transformers, plain, None) if name.startswith("Context") else None
+    if found is None:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return _context_processor_class(found)
+
+
+def attach_to_processor(processor: Any, tokenizer: Any, question: Question, limit: int | None) -> None:
+    """Gives a processor the context tokenizer, in place. ``limit``: most tokens that the text encoder takes."""
     if not isinstance(processor, ContextProcessorMixin):
         processor.__class__ = _context_processor_class(processor.__class__)
     processor.context_tokenizer = tokenizer
     processor.question = question
+    processor.context_limit = limit
 
 
 def detach_from_processor(processor: Any) -> None:
     """Undoes ``attach_to_processor``."""
     if isinstance(processor, ContextProcessorMixin):
         processor.__class__ = processor.plain_class  # type: ignore[attr-defined]
-        for ours in ("context_tokenizer", "question", "_markers"):
+        for ours in ("context_tokenizer", "question", "context_limit", "_markers"):
             processor.__dict__.pop(ours, None)
 
 

@@ -30,7 +30,7 @@ class Question:
     """How a conversation becomes the text that conditions the tower."""
 
     chat_turns: Literal["last", "upto_current"] = "last"
-    """Of a chat: the last user turn, or all user turns up to it, joined by a space."""
+    """Of a chat: the last user turn, or all user turns up to it, one per line."""
     rules: Rules = "ours"
     """``ours`` drops image tags, answer-format and OCR lines; ``official`` drops only an image tag before a newline."""
     max_tokens: int = 128
@@ -53,7 +53,7 @@ class Question:
         """The context of the user turns of a conversation; None if there is none."""
         if not turns:
             return None
-        return turns[-1] if self.chat_turns == "last" else " ".join(turns)
+        return turns[-1] if self.chat_turns == "last" else "\n".join(turns)
 
 
 def text_of(content: str | Sequence[Mapping[str, Any]]) -> str:
@@ -106,7 +106,7 @@ class TemplateMarkers:
 
         Raises ``DataError`` where the markers do not tell the turns apart.
         """
-        user_marker = self.opening.split("\n")[-1].split(">")[-1].strip() or self.opening
+        user_marker = self.opening.split("\n")[-1].strip()
         if not any(marker in text for marker in (self.to_assistant, self.to_user, user_marker)):
             return []
         body = text.strip()

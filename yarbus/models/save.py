@@ -22,7 +22,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from yarbus.core.errors import CheckpointError, MismatchError
-from yarbus.models.attach import set_stage
+from yarbus.models.attach import detach, set_stage
 from yarbus.models.attachment import (
     Method,
     adapter_tensors,
@@ -43,6 +43,8 @@ from yarbus.models.vlm import VLM
 from yarbus.models.wrapper import VARIANT, ContextMixin, context_class
 
 SCHEMA = 1
+DESCRIBED = {"schema", "yarbus", "base", "places", "question", "text_encoder", "sha256"}
+"""Entries of ``adapter.json`` that loading needs."""
 Build = Callable[[Mapping[str, Any]], dict[str, Method]]
 """Method words -> methods; ``methods`` brings it, since models do not know methods by name."""
 
@@ -58,7 +60,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
             "name": encoder.name,
             "dim": encoder.dim,
             "fingerprint": fingerprint(encoder.state_dict()),
-            "special_tokens": model.base_model.context_special_tokens,
+            "special_ids": sorted(model.base_model.context_special_ids),  # type: ignore[arg-type]
             "config": encoder_config.to_dict() if encoder_config is not None else None,
         }
     return {
@@ -99,7 +101,7 @@ def save_adapter(model: nn.Module, folder: str | Path, processor: Any = None) ->
     encoder: TextEncoder | None = getattr(model.base_model, "context_encoder", None)
     if encoder is not None and encoder.folder is not None and encoder.encoder is not None:
         encoder.encoder.save_pretrained(folder / "text_encoder")  # type: ignore[operator]
-        load_context_tokenizer(encoder.name, processor).save_pretrained(folder / "text_encoder")
+        load_context_tokenizer(encoder, processor).save_pretrained(folder / "text_encoder")
     if processor is not None and hasattr(processor, "context_tokenizer"):
         processor.context_tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
     (folder / "adapter.json").write_text(json.dumps(description, indent=1, sort_keys=True))
@@ -120,9 +122,11 @@ def _read_description(folder: Path) -> dict[str, Any]:
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError("damaged adapter", where=path, why=str(error), fix="use another copy") from None
-    if description.get("schema", 0) > SCHEMA:
+    if not isinstance(description, dict) or not description.keys() >= DESCRIBED:
+        raise CheckpointError("damaged adapter", where=path, why="entries are missing", fix="use another copy")
+    if description["schema"] != SCHEMA:
         raise CheckpointError(
-            "adapter of a newer version",
+            "adapter of another version",
             where=path,
             why=f"written by yarbus {description['yarbus']}",
             fix="update yarbus",
@@ -166,25 +170,31 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
     question = Question(**description["question"]) if description["question"] else None
     encoder = _adapter_text_encoder(folder, description["text_encoder"], model)
     set_stage(model, None, places, text_encoder=encoder, question=question)
-    load_adapter_tensors(model, tensors)
+    try:
+        load_adapter_tensors(model, tensors)
+    except BaseException:
+        detach(model)
+        raise
     if encoder is not None:
-        model.base_model.context_special_tokens = description["text_encoder"]["special_tokens"]  # type: ignore[union-attr]
+        special = frozenset(description["text_encoder"]["special_ids"])
+        model.base_model.context_special_ids = special  # type: ignore[union-attr]
         if processor is not None:
-            attach_to_processor(processor, _adapter_tokenizer(folder, encoder, processor), question or Question())
+            tokenizer = _adapter_tokenizer(folder, encoder, processor)
+            attach_to_processor(processor, tokenizer, question or Question(), encoder.limit)
     return model, processor
 
 
 def _adapter_tokenizer(folder: Path, encoder: TextEncoder, processor: Any) -> Any:
     if (folder / TOKENIZER_FOLDER).is_dir():
         return load_context_tokenizer_from(folder)
-    return load_context_tokenizer(encoder.name, processor)
+    return load_context_tokenizer(encoder, processor)
 
 
 def _adapter_text_encoder(folder: Path, text: Mapping[str, Any] | None, model: nn.Module) -> TextEncoder | None:
     if text is None:
         return None
     copied = folder / "text_encoder"
-    encoder = load_text_encoder(str(copied) if copied.is_dir() else text["name"], VLM.of(model))
+    encoder = load_text_encoder(text["name"], VLM.of(model), str(copied) if copied.is_dir() else None)
     found = fingerprint(encoder.state_dict())
     if found != text["fingerprint"]:
         raise MismatchError(
@@ -229,13 +239,17 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
         ) from None
     plain = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     description = getattr(config, "yarbus", None)
-    if description is None:
-        model, report = plain.from_pretrained(folder, output_loading_info=True, trust_remote_code=False, **kwargs)
-    else:
-        cls = _class_with_structure(plain, description, build)
-        model, report = cls.from_pretrained(  # type: ignore[attr-defined]
-            folder, config=config, variant=VARIANT, output_loading_info=True, trust_remote_code=False, **kwargs
-        )
+    cls = plain if description is None else _class_with_structure(plain, description, build)
+    options = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False, **kwargs}
+    if description is not None:
+        options |= {"config": config, "variant": VARIANT}
+    try:
+        model, report = cls.from_pretrained(folder, **options)  # type: ignore[attr-defined, union-attr]
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            "cannot read the weights", where=folder, why=str(error).splitlines()[0], fix="use another copy"
+        ) from None
+    if description is not None:
         model.__class__ = context_class(plain)
         del model.config.yarbus
     wrong = [(kind, name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[kind]]
@@ -253,9 +267,11 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
         attachment.base_class, attachment.base_name = base["class"], base["name"]
         attachment.base_fingerprint = base["fingerprint"]
         if description["text_encoder"] is not None:
-            model.base_model.context_special_tokens = description["text_encoder"]["special_tokens"]
+            model.base_model.context_special_ids = frozenset(description["text_encoder"]["special_ids"])
             if processor is not None and (folder / TOKENIZER_FOLDER).is_dir():
-                attach_to_processor(processor, load_context_tokenizer_from(folder), attachment.question or Question())
+                limit = model.base_model.context_encoder.limit
+                tokenizer = load_context_tokenizer_from(folder)
+                attach_to_processor(processor, tokenizer, attachment.question or Question(), limit)
         # The base's own networks were never there: a model loaded whole cannot be detached to its base.
         attachment.replaced.clear()
         attachment.was_loaded_whole = True

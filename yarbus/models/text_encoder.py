@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -65,10 +66,14 @@ class EmbeddingTable(nn.Module):
 class TextEncoder(nn.Module):
     """A frozen encoder in eval mode, whatever its owner is switched to, with a bounded cache."""
 
-    def __init__(self, encoder: nn.Module | None, name: str, dim: int, cache_bytes: int = 256 * 2**20) -> None:
+    def __init__(
+        self, encoder: nn.Module | None, name: str, dim: int, source: str | None = None, cache_bytes: int = 2**28
+    ) -> None:
+        """``name`` as the recipe says it; ``source`` where it was read if not there (an adapter's copy)."""
         super().__init__()
         self.encoder = encoder
         self.name = name
+        self.source = source or name
         self.dim = dim
         self.cache_bytes = cache_bytes
         self._cache: OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = OrderedDict()
@@ -83,6 +88,15 @@ class TextEncoder(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "TextEncoder":
         self.clear_cache()
         return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.clear_cache()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of a text; None if there is no limit."""
+        return getattr(getattr(self.encoder, "config", None), "max_position_embeddings", None)
 
     def clear_cache(self) -> None:
         """Forgets every text: needed when the encoder's weights, device or precision change."""
@@ -126,7 +140,7 @@ class TextEncoder(nn.Module):
     @property
     def folder(self) -> Path | None:
         """The local folder this encoder came from, if it did."""
-        path = Path(resolve(self.name))
+        path = Path(resolve(self.source))
         return path if path.is_dir() else None
 
 
@@ -154,11 +168,11 @@ def _without_pooler(encoder: nn.Module) -> nn.Module:
     return encoder
 
 
-def load_text_encoder(name: str, vlm: VLM) -> TextEncoder:
+def load_text_encoder(name: str, vlm: VLM, source: str | None = None) -> TextEncoder:
     """A BERT-like encoder by hub name, folder or ``plug-in:path``, or ``language_embeddings``.
 
     The pooled vector is the last layer's first token ([CLS]); for ``language_embeddings`` it is the mean of the
-    text's embeddings. For a model on the meta device only the name is kept.
+    text's embeddings. For a model on the meta device only the name is kept. ``source``: read it from there instead.
     """
     device = next(vlm.language_model.parameters()).device
     if name == LANGUAGE_EMBEDDINGS:
@@ -166,16 +180,28 @@ def load_text_encoder(name: str, vlm: VLM) -> TextEncoder:
     if device.type == "meta":
         return TextEncoder(None, name, _width_of(name))
     try:
-        try:  # a checkpoint without a pooler would be reported as incomplete, and ours is not read
-            encoder = AutoModel.from_pretrained(resolve(name), add_pooling_layer=False, trust_remote_code=False)
-        except TypeError:  # an architecture without the option
-            encoder = _without_pooler(AutoModel.from_pretrained(resolve(name), trust_remote_code=False))
-    except (OSError, ValueError) as error:
+        encoder = _read_encoder(resolve(source or name))
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"cannot load text encoder '{name}'", why=reason, fix="give the name or folder of a BERT-like model"
+            f"cannot load text encoder '{name}'",
+            why=reason,
+            fix="give the name or folder of a BERT-like model with safetensors",
         ) from None
-    return TextEncoder(encoder.to(device), name, encoder.config.hidden_size)
+    return TextEncoder(encoder.to(device), name, encoder.config.hidden_size, source)
+
+
+def _read_encoder(path: str | Path) -> nn.Module:
+    """The encoder with all its tensors; a frozen encoder with random ones would be noise for ever."""
+    options = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False}
+    try:  # a checkpoint without a pooler would be reported as incomplete, and ours is not read
+        encoder, report = AutoModel.from_pretrained(path, add_pooling_layer=False, **options)
+    except TypeError:  # an architecture without the option
+        encoder, report = AutoModel.from_pretrained(path, **options)
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(f"it lacks {len(missing)} tensors, the first is {missing[0]}")
+    return _without_pooler(encoder)
 
 
 def text_encoder_from_config(name: str, dim: int, config: Any, vlm: VLM) -> TextEncoder:
@@ -185,14 +211,21 @@ def text_encoder_from_config(name: str, dim: int, config: Any, vlm: VLM) -> Text
     return TextEncoder(_without_pooler(AutoModel.from_config(config, trust_remote_code=False)), name, dim)
 
 
-def load_context_tokenizer(name: str, processor: Any) -> Any:
+def load_context_tokenizer(encoder: TextEncoder, processor: Any) -> Any:
     """The tokenizer that belongs to a text encoder."""
-    if name == LANGUAGE_EMBEDDINGS:
+    if encoder.name == LANGUAGE_EMBEDDINGS:
         return processor.tokenizer
     try:
-        return AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(resolve(encoder.source), trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"cannot load the tokenizer of text encoder '{name}'", why=reason, fix="give a folder that holds both"
+            f"cannot load the tokenizer of text encoder '{encoder.name}'",
+            why=reason,
+            fix="give a folder that holds both",
         ) from None
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Tokens that say nothing: a text of these alone is no question. An unknown word still is one."""
+    return frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
