@@ -1,6 +1,5 @@
 """The processor's side of the path: a class swap that adds the question to every batch."""
 
-import inspect
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -81,15 +80,12 @@ class ContextProcessorMixin:
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """As the library's; the context of each conversation comes from its messages."""
-        library: Any = super()
-        bound = inspect.signature(library.apply_chat_template).bind(conversation, *args, **kwargs)
-        if bound.arguments.get("tokenize"):
+        if kwargs.get("tokenize"):
             batched = not (conversation and isinstance(conversation[0], dict))
             conversations = conversation if batched else [conversation]
-            options = dict(bound.arguments.get("processor_kwargs") or {})
-            options.setdefault("context", [self.question.of_turns(user_turns(one)) for one in conversations])
-            bound.arguments["processor_kwargs"] = options
-        return library.apply_chat_template(*bound.args, **bound.kwargs)
+            contexts = [self.question.of_turns(user_turns(one)) for one in conversations]
+            kwargs["processor_kwargs"] = {"context": contexts, **(kwargs.get("processor_kwargs") or {})}
+        return super().apply_chat_template(conversation, *args, **kwargs)  # type: ignore[misc]
 
     def _image_tags(self) -> list[str]:
         # Templates wrap images in special tokens of their own (Qwen's vision_start); a question holds none of them.
