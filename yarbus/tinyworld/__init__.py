@@ -1,0 +1,33 @@
+"""The embedded world: real handwritten digits in scenes, tasks over them, and a tiny base model.
+
+Here: everything that makes the world and the base, and the files that ship. It enters through the door open to any
+plug-in, and nothing outside knows that it exists. Not here: anything a user's own data or model would also need.
+Example: a recipe names ``tinyworld:train/train.json`` and the folder is made on the first use.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from yarbus.core.plugins import Plugin
+
+FOLDER = Path(__file__).parent
+TASKS = ("read", "locate", "exist", "colour", "caption", "size", "lean")
+"""Each has a benchmark."""
+
+
+def _make(split: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        import_module("yarbus.tinyworld.export").export(split, folder)
+
+    return make
+
+
+PLUGIN = Plugin(
+    name="tinyworld",
+    version="3",
+    files=FOLDER / "files",
+    make={split: _make(split) for split in ("train", "validation", "test")},
+    recipes=FOLDER / "recipes",
+    benchmarks={f"tinyworld/{task}": f"yarbus.tinyworld.benchmarks:{task.upper()}" for task in TASKS},
+)
