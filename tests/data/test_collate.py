@@ -140,7 +140,7 @@ def test_the_context_is_one_question_per_visit_chosen_by_seed_epoch_and_row():
     chosen = [context_text(sample, "sampled_turn", 0, epoch, 5) for epoch in range(40)]
     assert set(chosen) == {"what ?", "where ?", "which ?"}
     assert chosen == [context_text(sample, "sampled_turn", 0, epoch, 5) for epoch in range(40)]
-    assert context_text(sample, "all_human", 0, 0, 5) == "what ? where ? which ?"
+    assert context_text(sample, "all_human", 0, 0, 5) == "what ?\nwhere ?\nwhich ?"
 
 
 def test_the_context_reaches_the_processor_only_if_it_wants_one(llava_processor):
@@ -159,7 +159,7 @@ def test_the_context_reaches_the_processor_only_if_it_wants_one(llava_processor)
     for chat_turns in ("last", "upto_current"):
         llava_processor.question = Question(chat_turns=chat_turns)
         prompt_batch(llava_processor, [sample])
-    assert seen == [["what ? where ?"], ["where ?"], ["what ? where ?"]]
+    assert seen == [["what ?\nwhere ?"], ["where ?"], ["what ?\nwhere ?"]]
 
 
 def test_prompts_end_where_the_answer_begins(processor, picture):

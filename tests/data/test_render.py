@@ -44,3 +44,13 @@ def test_a_renderer_travels_to_a_worker_process(llava_processor):
     renderer = pickle.loads(pickle.dumps(Renderer(llava_processor)))  # noqa: S301 (our own bytes)
     sample = Sample("1", (), (Turn("user", "what ?"), Turn("assistant", "one")))
     assert renderer.conversation(sample) == Renderer(llava_processor).conversation(sample)
+
+
+def test_an_evaluation_prompt_is_the_beginning_of_the_training_text(llava_processor, qwen_processor):
+    turns = (Turn("user", "what ?"), Turn("assistant", "one"), Turn("user", "which ?"), Turn("assistant", "two"))
+    for processor, ended in ((llava_processor, "one</s>"), (qwen_processor, "one<|im_end|>")):
+        renderer = Renderer(processor)
+        rendered, prompt = renderer.conversation(Sample("1", (), turns)), renderer.prompt(Sample("1", (), turns))
+        assert rendered.text.startswith(prompt)
+        assert ended in prompt
+        assert renderer.prompt(Sample("1", (), turns[:-1])) == prompt

@@ -11,7 +11,7 @@ import torch
 
 import yarbus
 from tests.evaluation.conftest import NAME, declare, place, with_answer
-from tests.tiny import FAMILIES, text_encoder_folder
+from tests.tiny import FAMILIES, llava, text_encoder_folder
 from yarbus.core.errors import ConfigError, DataError, MismatchError
 from yarbus.data.collate import prompt_batch
 from yarbus.evaluation import runner
@@ -103,6 +103,17 @@ def test_generation_is_greedy_and_equals_the_argmax_without_cache(tiny, samples)
         tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
     expected = processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     assert generate(model, processor, samples[:1], Protocol(max_new_tokens=3)) == [expected[0].strip()]
+
+
+def test_settings_of_the_checkpoint_do_not_bend_greedy_replies(samples):
+    model, processor = llava()
+    plain = generate(model, processor, samples[:4], Protocol(max_new_tokens=6))
+    own = model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.temperature, own.do_sample = 9.0, 1, 5.0, True
+    own.suppress_tokens = [processor.tokenizer.convert_tokens_to_ids(word) for word in " ".join(plain).split()]
+    assert any(plain)
+    assert generate(model, processor, samples[:4], Protocol(max_new_tokens=6)) == plain
+    assert model.generation_config is own
 
 
 def test_a_right_answer_scores(tiny, samples, monkeypatch, tmp_path):
@@ -253,10 +264,56 @@ def test_a_failing_sample_is_recorded_counted_as_wrong_reported_and_asked_again_
 def test_too_many_failing_samples_stop_with_the_first_reason_and_keep_the_replies(tiny, toy, samples, tmp_path):
     for sample in samples[:6]:
         sample.images[0].write_bytes(b"not a picture")
-    with pytest.raises(DataError, match="more than 1 samples of toy/mixed failed") as caught:
+    with pytest.raises(DataError, match="more than 1 of 8 samples of toy/mixed failed") as caught:
         evaluate(*tiny, [NAME], tmp_path / "run", batch=2, progress=False, max_errors=1)
     assert caught.value.exit_code == 65
     assert len(rows_of(tmp_path / "run")) >= 2
+
+
+def test_more_than_a_small_share_of_failing_samples_is_no_score(tiny, toy, samples, tmp_path):
+    for sample in samples[:4]:
+        sample.images[0].write_bytes(b"not a picture")
+    with pytest.raises(DataError, match="more than 2 of 8 samples of toy/mixed failed"):
+        evaluate(*tiny, [NAME], tmp_path / "run", progress=False)
+    assert not (place(tmp_path / "run") / "scores.json").exists()
+
+
+def test_a_benchmark_whose_every_sample_fails_is_no_score_of_zero(tiny, samples, tmp_path, monkeypatch):
+    samples[0].images[0].write_bytes(b"not a picture")
+    declare(monkeypatch, Benchmark(name=NAME, samples=lambda: samples[:2]))
+    with pytest.raises(DataError, match="all 2 samples of toy/mixed failed"):
+        evaluate(*tiny, [NAME], tmp_path / "run", progress=False)
+    assert not (place(tmp_path / "run") / "scores.json").exists()
+
+
+def test_failing_samples_are_told_also_without_progress(tiny, toy, samples, tmp_path, capsys):
+    samples[0].images[0].write_bytes(b"not a picture")
+    evaluate(*tiny, [NAME], tmp_path / "run", progress=False)
+    assert "2 samples failed and count as wrong" in capsys.readouterr().err
+
+
+def test_a_picture_that_the_processor_refuses_is_a_failing_sample(tiny, toy, tmp_path, monkeypatch):
+    original = runner.generate
+
+    def refuse(model, processor, samples, protocol):
+        if any(sample.id == "0-0" for sample in samples):
+            raise ValueError("absolute aspect ratio must be smaller than 200")
+        return original(model, processor, samples, protocol)
+
+    monkeypatch.setattr(runner, "generate", refuse)
+    assert evaluate(*tiny, [NAME], tmp_path / "run", progress=False)[NAME]["num_errors"] == 1
+    failed = [row["error"] for row in rows_of(tmp_path / "run") if row["error"]]
+    assert failed == ["ValueError: absolute aspect ratio must be smaller than 200"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, KeyError, IndexError])
+def test_a_mistake_of_ours_is_no_wrong_answer(tiny, toy, tmp_path, monkeypatch, error):
+    def crash(*_):
+        raise error("our mistake")
+
+    monkeypatch.setattr(runner, "generate", crash)
+    with pytest.raises(error, match="our mistake"):
+        evaluate(*tiny, [NAME], tmp_path / "run", progress=False)
 
 
 def test_out_of_memory_in_a_batch_asks_its_samples_one_by_one(tiny, toy, tmp_path, monkeypatch):

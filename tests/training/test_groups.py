@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from yarbus.core.errors import ConfigError
-from yarbus.training.groups import check_groups, gradient_norms, optimizer_groups
+from yarbus.training.groups import check_groups, check_reached, gradient_norms, optimizer_groups
 
 
 @pytest.fixture
@@ -83,3 +83,11 @@ def test_a_tensor_in_two_groups_is_our_own_mistake(model, groups):
     groups["language"]["eyes.bias"] = groups["vision"]["eyes.bias"]
     with pytest.raises(RuntimeError, match="eyes.bias"):
         check_groups(model, groups, ["vision", "language"], RATES)
+
+
+def test_a_trained_tensor_without_a_gradient_is_an_error_that_names_it(model, groups):
+    model["mouth"](model["eyes"](torch.ones(5, 3))).square().sum().backward()
+    check_reached(groups)
+    model["eyes"].bias.grad = None
+    with pytest.raises(ConfigError, match=r"1 trained tensors.*eyes.bias.*dead_tail"):
+        check_reached(groups)

@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.training.runs import StopAt, Stopped, curves, final_hash
-from yarbus.core.errors import CheckpointError, ConfigError, DataError, MismatchError
+from yarbus.core.errors import CheckpointError, ConfigError, DataError, MismatchError, UserError
 from yarbus.core.recipe import load_recipe
 from yarbus.core.records import read_json, read_jsonl
 from yarbus.training import checkpoint
@@ -105,6 +105,63 @@ def test_a_later_stage_that_could_not_train_is_refused_before_anything_is_writte
     with pytest.raises(ConfigError, match="stage 'instruct'.*no learning rate for group 'language'"):
         train(load_recipe(settings), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stages.instruct.data": [{"source": "lava", "path": "x"}]}, "unknown data source 'lava'.*llava"),
+        ({"stages.instruct.data.0.path": "nowhere.json"}, "stage 'instruct'.*no such data file.*nowhere.json"),
+        ({"stages.instruct.data.0.images": "nowhere"}, "stage 'instruct'.*no such images folder.*nowhere"),
+        ({"evaluation": ["tinyworld/raed"]}, "unknown benchmark 'tinyworld/raed'.*tinyworld/read"),
+        ({"evaluation": ["file:nowhere.json"]}, "no such benchmark file.*nowhere.json"),
+    ],
+)
+def test_what_a_later_stage_or_the_evaluation_lacks_is_told_before_anything_is_written(
+    settings, tmp_path, change, told
+):
+    with pytest.raises(UserError, match=told):
+        train(load_recipe(settings, change), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_that_is_not_run_needs_no_data(settings, tmp_path):
+    recipe = load_recipe(settings, {"stages.instruct.data.0.path": "nowhere.json", "stages.align.steps": 1})
+    train(recipe, tmp_path / "run", stages=["align"], progress=False)
+    assert (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_stages_train_in_the_recipes_order_however_they_are_named(whole, recipe, tmp_path):
+    train(recipe, tmp_path / "run", stages=["instruct", "align"], progress=False)
+    assert final_hash(tmp_path / "run") == final_hash(whole)
+
+
+@pytest.mark.parametrize(
+    ("stages", "told"), [([], "no stage named"), (["align", "align"], "'align' is named twice"), ([""], "no stage ''")]
+)
+def test_stages_that_cannot_be_meant_are_refused(recipe, tmp_path, stages, told):
+    with pytest.raises(ConfigError, match=told):
+        train(recipe, tmp_path / "run", stages=stages, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"run": 7}', "{"])
+def test_a_damaged_environment_record_is_an_error_that_names_it(recipe, tmp_path, content):
+    interrupted(recipe, tmp_path / "run", 1, 3)
+    (tmp_path / "run" / "environment.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"damaged record.*environment\.json"):
+        train(recipe, tmp_path / "run", progress=False)
+
+
+def test_a_damaged_adapter_to_start_from_is_an_error_that_names_it(recipe, tmp_path):
+    (tmp_path / "adapter.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"damaged record.*adapter\.json"):
+        train(recipe, tmp_path / "run", start=tmp_path, progress=False)
+
+
+def test_a_stage_that_names_no_checkpoints_has_some_on_the_way(settings):
+    del settings["stages"]["align"]["checkpoint_every"]
+    assert load_recipe(settings).stages["align"].checkpoint_every == 100
 
 
 def test_metrics_hold_one_line_per_logged_step_with_every_group(whole):

@@ -1,5 +1,6 @@
 """The guards, on a tiny Llava whose projector and language model train."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from tests import tiny
 from yarbus.core.errors import CheckpointError, ConfigError, MismatchError, NonFiniteError
 from yarbus.data.collate import Collator
-from yarbus.data.sample import Sample
+from yarbus.data.sample import Sample, Turn
 from yarbus.data.sources.llava import read_llava
 from yarbus.methods.assemble import build_all
 from yarbus.models.attach import set_stage
 from yarbus.models.attachment import adapter_tensors
+from yarbus.models.vlm import TOWERS
 from yarbus.training import checkpoint
 from yarbus.training.facts import tensors_hash
 from yarbus.training.trainer import KEEPS_BY_MASK, GuardedTrainer, Reader, supervised_positions
@@ -116,6 +118,40 @@ def test_a_micro_batch_without_an_answer_contributes_nothing(parts, samples, tmp
     assert loss.item() == 0.0
 
 
+@pytest.mark.parametrize("place", ["projector", "vision"])
+def test_rows_without_pictures_add_to_the_loss_but_not_to_the_gradient_of_the_eyes(samples, tmp_path, place):
+    model, processor = tiny.llava()
+    parts = set_stage(model, processor, build_all({place: "full"}))
+    trained = [tensor for tensor in model.parameters() if tensor.requires_grad]
+    text = Sample("text", (), (Turn("user", "what is red ?"), Turn("assistant", "one two three")), where="text:1")
+    seen: list[tuple] = []
+
+    def keep(step: int, model: nn.Module, sample_ids: list[str]) -> None:
+        rows = [sample for name in sample_ids for sample in [*samples, text] if sample.id == name]
+        loss = full_logits_loss(model, batch_of(parts, rows))
+        ours = [tensor.grad.clone() for tensor in trained]
+        seen.append((set(sample_ids), loss.item(), ours, torch.autograd.grad(loss, trained)))
+
+    rows = [samples[0], text, text]  # a row a micro-batch
+    settings = {"per_device_train_batch_size": 1, "max_steps": 1}
+    trainer = trainer_of(parts, rows, tmp_path, [keep], rates={place: 1e-3}, **settings)
+    trainer.train()
+    ids, loss, ours, expected = seen[0]
+    assert ids == {"row-0", "text"}
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    for mine, wanted in zip(ours, expected, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_an_update_without_any_picture_leaves_the_projector_as_it_is(samples, tmp_path):
+    model, processor = tiny.llava()
+    parts = set_stage(model, processor, build_all({"projector": "full"}))
+    before = tensors_hash(adapter_tensors(model))
+    text = Sample("text", (), (Turn("user", "what is red ?"), Turn("assistant", "one")), where="text:1")
+    trainer_of(parts, [text] * 6, tmp_path, rates={"projector": 1e-2}, weight_decay=0.1).train()
+    assert tensors_hash(adapter_tensors(model)) == before
+
+
 # ---- the one look at each gradient ----
 
 
@@ -211,6 +247,17 @@ def test_a_trainable_tensor_that_no_method_declares_is_refused(parts, samples, t
     parts[0].model.vision_tower.post_layernorm.weight.requires_grad_(True)
     with pytest.raises(ConfigError, match="post_layernorm.weight"):
         trainer_of(parts, samples, tmp_path)
+
+
+def test_a_trained_tensor_that_no_gradient_reaches_stops_before_the_first_update(samples, tmp_path, monkeypatch):
+    tower = TOWERS["CLIPVisionConfig"]
+    monkeypatch.setitem(TOWERS._entries, "CLIPVisionConfig", dataclasses.replace(tower, dead_tail=()))
+    model, processor = tiny.llava()
+    parts = set_stage(model, processor, build_all({"vision": "full"}))
+    before = tensors_hash(adapter_tensors(model))
+    with pytest.raises(ConfigError, match=r"no gradient.*post_layernorm\.weight.*dead_tail"):
+        trainer_of(parts, samples, tmp_path, rates={"vision": 1e-3}).train()
+    assert tensors_hash(adapter_tensors(model)) == before
 
 
 def test_each_group_trains_at_its_own_rate_under_its_own_name(parts, samples, tmp_path):

@@ -12,7 +12,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from yarbus.core.complaints import complaints
 from yarbus.core.errors import ConfigError
@@ -117,8 +126,8 @@ class Stage(Section):
     """Computes blocks again in the backward pass instead of keeping their activations."""
     log_every: Count = 10
     """Steps between two lines of metrics.jsonl."""
-    checkpoint_every: Count | None = None
-    """Steps between two checkpoints; null: one at the end of the stage."""
+    checkpoint_every: Count | None = 100
+    """Steps between two checkpoints; null: only one, at the end of the stage."""
     keep_checkpoints: Count = 2
     """How many are kept."""
     max_tokens: Count | None = None
@@ -154,7 +163,7 @@ class Recipe(Section):
     """A whole experiment."""
 
     name: Name | None = None
-    """Names the run's folder; the file's name if left out."""
+    """Names the run's folder; the file's name if left out, where it can name one."""
     model: ModelSection
     question: QuestionSection = QuestionSection()
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
@@ -241,6 +250,14 @@ def _checked(layer: Layer) -> Recipe:
         raise
 
 
+def _is_name(text: str) -> bool:
+    try:
+        TypeAdapter(Name).validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
 def variant(recipe: Recipe, name: str) -> Recipe:
     """The recipe with one variant's differences laid on it; it compares nothing itself."""
     variants = recipe.compare.variants if recipe.compare is not None else {}
@@ -265,7 +282,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         name = None
     else:
         path = _find(source, Path())
-        layer, name = _read(path), path.stem
+        layer, name = _read(path), path.stem if _is_name(path.stem) else None
     layer = _overridden(lay(Layer({}, {}), layer), overrides)
     recipe = _checked(layer)
     if recipe.name is None and name is not None:

@@ -1,5 +1,6 @@
 """Several sources as one list of samples."""
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -8,6 +9,9 @@ from yarbus.core.plugins import resolve
 from yarbus.core.recipe import DataSection
 from yarbus.data.sample import Sample
 from yarbus.data.sources import SOURCES
+
+Reader = Callable[[Path, Path | None], list[Sample]]
+"""``reader(path, images)``: the rows of a file, ``images`` the folder that their pictures are named in."""
 
 
 def _of_task(samples: list[Sample], section: DataSection) -> list[Sample]:
@@ -33,11 +37,21 @@ def _fraction(samples: list[Sample], fraction: float) -> list[Sample]:
     return [samples[row] for row in sorted(order[:keep])]
 
 
+def find_section(section: DataSection) -> tuple[Reader, Path, Path | None]:
+    """The reader of one ``data`` entry, its file and its pictures' folder; raises where one of them is not there."""
+    reader, path = SOURCES[section.source], Path(resolve(section.path))
+    images = None if section.images is None else Path(resolve(section.images))
+    if not path.exists():
+        raise DataError("no such data file", where=path, fix="check the path")
+    if images is not None and not images.is_dir():
+        raise DataError("no such images folder", where=images, fix="check 'images'")
+    return reader, path, images
+
+
 def read_section(section: DataSection) -> list[Sample]:
     """The samples of one ``data`` entry of a recipe."""
-    images = None if section.images is None else resolve(section.images)
-    samples = SOURCES[section.source](Path(resolve(section.path)), images)
-    samples = _of_task(samples, section)
+    reader, path, images = find_section(section)
+    samples = _of_task(reader(path, images), section)
     return samples if section.fraction == 1 else _fraction(samples, section.fraction)
 
 

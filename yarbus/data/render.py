@@ -118,8 +118,8 @@ class Renderer:
             )
 
     def prompt(self, sample: Sample) -> str:
-        """The conversation up to its last question, ready to be answered."""
-        turns = sample.turns[:-1] if sample.turns[-1].role == "assistant" else sample.turns
-        text = self._write(turns, prompt=True)
+        """The conversation up to its last question, ready to be answered: the beginning of what training shows."""
+        turns = self._ended(sample)
+        text = self._write(turns[:-1] if turns[-1].role == "assistant" else turns, prompt=True)
         self._check_images(sample, text)
         return text

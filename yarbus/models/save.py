@@ -240,11 +240,11 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
     plain = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     description = getattr(config, "yarbus", None)
     cls = plain if description is None else _class_with_structure(plain, description, build)
-    options = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False, **kwargs}
+    options = {"output_loading_info": True, "use_safetensors": True, **kwargs}
     if description is not None:
         options |= {"config": config, "variant": VARIANT}
     try:
-        model, report = cls.from_pretrained(folder, **options)  # type: ignore[attr-defined, union-attr]
+        model, report = cls.from_pretrained(folder, trust_remote_code=False, **options)  # type: ignore[attr-defined, union-attr]
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             "cannot read the weights", where=folder, why=str(error).splitlines()[0], fix="use another copy"

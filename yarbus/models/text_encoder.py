@@ -193,11 +193,11 @@ def load_text_encoder(name: str, vlm: VLM, source: str | None = None) -> TextEnc
 
 def _read_encoder(path: str | Path) -> nn.Module:
     """The encoder with all its tensors; a frozen encoder with random ones would be noise for ever."""
-    options = {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False}
+    options = {"output_loading_info": True, "use_safetensors": True}
     try:  # a checkpoint without a pooler would be reported as incomplete, and ours is not read
-        encoder, report = AutoModel.from_pretrained(path, add_pooling_layer=False, **options)
+        encoder, report = AutoModel.from_pretrained(path, add_pooling_layer=False, trust_remote_code=False, **options)
     except TypeError:  # an architecture without the option
-        encoder, report = AutoModel.from_pretrained(path, **options)
+        encoder, report = AutoModel.from_pretrained(path, trust_remote_code=False, **options)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"it lacks {len(missing)} tensors, the first is {missing[0]}")

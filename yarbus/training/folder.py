@@ -14,10 +14,10 @@ from torch import nn
 
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.recipe import Recipe, load_recipe, write_recipe
-from yarbus.core.records import environment, read_json, write_json
+from yarbus.core.records import environment, read_record, write_json
 from yarbus.models.save import save_adapter
 from yarbus.training import checkpoint
-from yarbus.training.planning import plan_recipe
+from yarbus.training.planning import check_inputs, plan_recipe
 
 Resume = Literal["auto", "never"] | Path
 
@@ -54,27 +54,43 @@ def say(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
 
+def _entry(path: Path, key: str, fix: str) -> str:
+    """One text of a record; a record without it is damaged."""
+    value = read_record(path).get(key)
+    if not isinstance(value, str):
+        raise CheckpointError("damaged record", where=path, why=f"it holds no '{key}'", fix=fix)
+    return value
+
+
+def run_identity(run: Path) -> str:
+    """The name that a run gave itself when it began; its checkpoints carry it."""
+    return _entry(run / "environment.json", "run", "restore it, or train into another folder")
+
+
 def adapter_hash(folder: Path) -> str:
     """The hash of the tensors that an adapter says it has; whether it has them, ``load_adapter`` checks."""
     if not (folder / "adapter.json").is_file():
         raise CheckpointError("not an adapter", where=folder, why="it has no adapter.json", fix="name a run's adapter/")
-    return read_json(folder / "adapter.json")["sha256"]
+    return _entry(folder / "adapter.json", "sha256", "use another copy")
 
 
 def open_run(recipe: Recipe, run: Path, resume: Resume, names: list[str], started_from: str | None) -> str:
     """Writes or checks the run's records; returns the run's identity."""
     if run.exists() and not run.is_dir():
         raise ConfigError("the run is a file, not a folder", where=run, fix="name another folder")
-    has_progress = (run / "adapter").is_dir() or any(checkpoint.folders(f) for f in run.glob("stages/*/checkpoints"))
+    progressed = has_progress(run)
     asked = {"stages": names, "start": started_from}
-    if has_progress and resume == "never":
+    if progressed and resume == "never":
         raise ConfigError("the folder holds a run already", where=run, fix="use resume auto, or another folder")
-    if has_progress:
-        _refuse_changes(recipe, run, asked)
+    if progressed:
+        run_identity(run)
+        refuse_changes(recipe, run, asked)
     elif resume not in ("auto", "never"):
         raise CheckpointError("no checkpoint", where=resume, why=f"{run} has none", fix="use resume auto")
+    if not (run / "adapter").is_dir():
+        check_inputs(recipe, names)
     if is_main():
-        if not has_progress:
+        if not progressed:
             plans = plan_recipe(recipe)  # refuses a stage that could not train, before anything is loaded or written
             run.mkdir(parents=True, exist_ok=True)
             write_json(run / "plan.json", [plan.to_json() for plan in plans])
@@ -82,19 +98,22 @@ def open_run(recipe: Recipe, run: Path, resume: Resume, names: list[str], starte
         if not (run / "adapter").is_dir():
             write_recipe(recipe, run / "recipe.yaml")
     wait_for_everyone()
-    return read_json(run / "environment.json")["run"]
+    return run_identity(run)
 
 
-def _refuse_changes(recipe: Recipe, run: Path, asked: dict[str, Any]) -> None:
-    """Raises ``ConfigError`` with a table ``key old -> new`` where a setting that changes the result differs."""
-    record = read_json(run / "environment.json")
-    old = _leaves(load_recipe(run / "recipe.yaml").resolved()) | {f"run.{key}": record.get(key) for key in asked}
-    new = _leaves(recipe.resolved()) | {f"run.{key}": value for key, value in asked.items()}
-    changed = [
-        f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
-        for key in {**old, **new}
-        if old.get(key) != new.get(key) and not _is_free(key)
-    ]
+def has_progress(run: Path) -> bool:
+    """Whether the folder holds weights that somebody trained."""
+    return (run / "adapter").is_dir() or any(checkpoint.folders(f) for f in run.glob("stages/*/checkpoints"))
+
+
+def refuse_changes(recipe: Recipe, run: Path, asked: Mapping[str, Any]) -> None:
+    """Raises ``ConfigError`` where a setting that changes the result differs from the run in the folder.
+
+    ``asked``: stages and start, as far as they are known, as the run's environment.json has them.
+    """
+    record = read_record(run / "environment.json")
+    old = {**load_recipe(run / "recipe.yaml").resolved(), "run": {key: record.get(key) for key in asked}}
+    changed = differences(old, {**recipe.resolved(), "run": dict(asked)})
     if changed:
         more = f"; and {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
         raise ConfigError(
@@ -103,6 +122,16 @@ def _refuse_changes(recipe: Recipe, run: Path, asked: dict[str, Any]) -> None:
             why="; ".join(changed[:SHOWN_CHANGES]) + more,
             fix="restore them, or train into another folder",
         )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """``key old -> new`` of each setting of a resolved recipe that changes the result and is not the same in both."""
+    before, now = _leaves(old), _leaves(new)
+    return [
+        f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and not _is_free(key)
+    ]
 
 
 def _is_free(key: str) -> bool:

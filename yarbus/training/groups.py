@@ -15,6 +15,7 @@ from yarbus.core.errors import ConfigError
 
 Groups = Mapping[str, Mapping[str, nn.Parameter]]
 """Group -> parameter name -> tensor, as ``models.attachment.parameter_groups`` gives it."""
+SHOWN_TENSORS = 4
 
 
 def check_groups(model: nn.Module, groups: Groups, declared: Iterable[str], rates: Mapping[str, float]) -> None:
@@ -53,6 +54,17 @@ def check_groups(model: nn.Module, groups: Groups, declared: Iterable[str], rate
             where=lost[0],
             why="the forward pass does not reach them, or no method declares them",
             fix="freeze them, or train the method they belong to",
+        )
+
+
+def check_reached(groups: Groups) -> None:
+    """Raises where a tensor that should train has no gradient, not even a zero one, after a backward pass."""
+    lost = [name for tensors in groups.values() for name, tensor in tensors.items() if tensor.grad is None]
+    if lost:
+        raise ConfigError(
+            f"{len(lost)} trained tensors receive no gradient",
+            why=f"the loss does not depend on {', '.join(lost[:SHOWN_TENSORS])}{', ...' * (len(lost) > SHOWN_TENSORS)}",
+            fix="name their module in the tower's dead_tail, or freeze their place",
         )
 
 

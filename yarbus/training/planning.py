@@ -1,18 +1,26 @@
-"""What a recipe would train, before anything is loaded: rows, rates, memory, stage by stage."""
+"""What a recipe would train and whether it can, before anything is loaded: rows, rates, memory, inputs."""
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from yarbus.core.errors import ConfigError
+from yarbus.core.errors import DataError, UserError
+from yarbus.core.plugins import benchmark_table, resolve
 from yarbus.core.recipe import Recipe
+from yarbus.data.mixture import find_section
 from yarbus.methods.assemble import build_all
 from yarbus.models.attach import set_stage
 from yarbus.models.attachment import declared_groups, parameter_groups
 from yarbus.models.load import base_on_meta, config_of
 from yarbus.models.plan import Plan, PlanRow, plan
 from yarbus.training.groups import check_groups
+
+OWN_FILE = "file:"
+"""Before the path of a benchmark that is a user's own file (``evaluation.own_file``)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,34 @@ class StagePlan:
         }
 
 
+@contextmanager
+def _told_with(stage: str) -> Iterator[None]:
+    """Errors name the stage that they concern."""
+    try:
+        yield
+    except UserError as error:
+        what = f"stage '{stage}': {error.what}"
+        raise type(error)(what, where=error.where, why=error.why, fix=error.fix) from None
+
+
+def check_inputs(recipe: Recipe, stages: Collection[str] | None = None) -> None:
+    """Raises where a run would find out at its end: unknown data sources and benchmarks, files that are not there.
+
+    ``stages``: those whose data will be read, None for all. A plug-in's files are made now.
+    """
+    for name, stage in recipe.stages.items():
+        if stages is None or name in stages:
+            with _told_with(name):
+                for section in stage.data:
+                    find_section(section)
+    benchmarks = benchmark_table()
+    for name in recipe.evaluation:
+        if not name.startswith(OWN_FILE):
+            benchmarks.get(name)  # an unknown name raises
+        elif not (path := Path(resolve(name.removeprefix(OWN_FILE)))).is_file():
+            raise DataError("no such benchmark file", where=path, fix="give the path of a LLaVA-format file")
+
+
 def _on_meta(recipe: Recipe) -> nn.Module:
     if recipe.model.config is not None:
         return base_on_meta(recipe.model.config)
@@ -58,14 +94,10 @@ def plan_recipe(recipe: Recipe) -> list[StagePlan]:
     model.config._name_or_path = recipe.model.base  # type: ignore[union-attr]
     plans = []
     for name, stage in recipe.stages.items():
-        try:
+        with _told_with(name):
             places = build_all(stage.train)
             set_stage(model, None, places, text_encoder=recipe.question.text_encoder)
             check_groups(model, parameter_groups(model), declared_groups(model), stage.learning_rate)
-        except ConfigError as error:
-            raise ConfigError(
-                f"stage '{name}': {error.what}", where=error.where, why=error.why, fix=error.fix
-            ) from None
         made, declared = plan(model), declared_groups(model)
         trained = made.total("trained")
         plans.append(

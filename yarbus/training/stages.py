@@ -49,18 +49,16 @@ def train(
 
     ``resume``: ``auto`` goes on where the run stopped (or begins), ``never`` refuses a folder with progress in it,
     a checkpoint folder of this run goes on from there. ``start``: an adapter that the first stage begins from.
-    ``stages``: those to run, None for all. ``readers`` see each update's gradient.
+    ``stages``: those to run, in the recipe's order; None for all. ``readers`` see each update's gradient.
 
     Raises:
         ConfigError: settings that would change the result differ from the interrupted run's, or do not fit.
-        DataError, MismatchError: the data, base or starting weights are not those of the interrupted run.
+        DataError: a data or benchmark file is not there, or not the interrupted run's.
+        MismatchError: the base or starting weights are not those of the interrupted run.
         CheckpointError: a checkpoint is damaged.
         NonFiniteError: a loss or gradient is not a number; the last checkpoint is whole.
     """
-    names = list(recipe.stages) if stages is None else list(stages)
-    for name in names:
-        if name not in recipe.stages:
-            raise ConfigError(f"no stage '{name}'", fix=f"use one of: {', '.join(recipe.stages)}")
+    names = list(recipe.stages) if stages is None else _in_order(recipe, stages)
     started_from = None if start is None else adapter_hash(start)
     run_id = open_run(recipe, run, resume, names, started_from)
     if (run / "adapter").is_dir():
@@ -91,6 +89,19 @@ def train(
     if is_main():
         publish_adapter(model, processor, run)
     return run
+
+
+def _in_order(recipe: Recipe, chosen: Sequence[str]) -> list[str]:
+    """The chosen stages as the recipe orders them: each starts from what the one before left."""
+    fix = f"use one of: {', '.join(recipe.stages)}"
+    if not chosen:
+        raise ConfigError("no stage named", fix=fix)
+    for name in chosen:
+        if name not in recipe.stages:
+            raise ConfigError(f"no stage '{name}'", fix=fix)
+        if list(chosen).count(name) > 1:
+            raise ConfigError(f"stage '{name}' is named twice", fix="name each stage once")
+    return [name for name in recipe.stages if name in chosen]
 
 
 def stage_seed(seed: int, stage: str) -> int:

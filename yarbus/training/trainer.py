@@ -35,7 +35,7 @@ from yarbus.models.attachment import adapter_tensors, declared_groups, load_adap
 from yarbus.models.save import save_adapter
 from yarbus.training import checkpoint
 from yarbus.training.batches import Drawn, ItemsOnly, StepBatches
-from yarbus.training.groups import check_groups, gradient_norms, optimizer_groups
+from yarbus.training.groups import check_groups, check_reached, gradient_norms, optimizer_groups
 from yarbus.training.snapshot import (
     check_finite_tensors,
     load_optimizer,
@@ -68,6 +68,7 @@ class Update:
     """Ids of each micro-batch."""
     losses: list[Tensor] = field(default_factory=list)
     """Each micro-batch's share of the loss; their sum is the mean over the batch's answer tokens."""
+    has_images: bool = False
     loss: float = 0.0
     gradient_norms: dict[str, float] = field(default_factory=dict)
     learning_rates: dict[str, float] = field(default_factory=dict)
@@ -103,6 +104,8 @@ class Guarded(Trainer):
         check_groups(model, self.groups, declared_groups(model), self.learning_rates)
         self.readers: list[Reader] = [self.check_finite, *readers]
         self.update = Update()
+        self.is_reached = False
+        """Whether an update has shown that every tensor that trains receives a gradient."""
         self.first_step = 0
         self.interval_losses: list[float] = []
         """Loss of each update since the last logged line."""
@@ -120,6 +123,7 @@ class Guarded(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """One micro-batch forward and backward; after the last one of an update the readers see the gradient."""
         self.update.sample_ids.append(inputs.pop("sample_ids", []))
+        self.update.has_images |= "pixel_values" in inputs
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.update.losses.append(loss)
         if self.accelerator.sync_gradients:
@@ -129,6 +133,9 @@ class Guarded(Trainer):
     def read_gradients(self) -> None:
         """Shows the accumulated, unclipped gradient to every reader, once."""
         update = self.update
+        if update.has_images and not self.is_reached:  # text alone reaches no tensor of the eyes
+            check_reached(self.groups)
+            self.is_reached = True
         loss = self.accelerator.reduce(torch.stack(update.losses).sum(), reduction="mean")
         update.loss = loss.item()
         update.gradient_norms = gradient_norms(self.groups)
@@ -359,12 +366,20 @@ class GuardedTrainer(Guarded):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean cross-entropy over the answer tokens of the *global* batch, with logits computed there alone."""
+        """Mean cross-entropy over the answer tokens of the *global* batch, with logits computed there alone.
+
+        Rows without pictures depend on nothing that trains where only eyes or projector do: they count in the
+        mean, and their backward pass ends at the loss.
+        """
         keep, shift_labels = supervised_positions(inputs["labels"], by_mask=KEEPS_BY_MASK)
         if num_items_in_batch is not None:  # a batch without any answer token contributes 0, not 0 / 0
             num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
         inputs = {**inputs, "logits_to_keep": keep, "shift_labels": shift_labels}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            loss.requires_grad_()
+        return result
 
 
 def supervised_positions(
