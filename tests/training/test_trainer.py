@@ -20,7 +20,8 @@ from yarbus.models.attachment import adapter_tensors
 from yarbus.models.vlm import TOWERS
 from yarbus.training import checkpoint
 from yarbus.training.facts import tensors_hash
-from yarbus.training.trainer import KEEPS_BY_MASK, GuardedTrainer, Reader, supervised_positions
+from yarbus.training.guarded import Reader
+from yarbus.training.trainer import KEEPS_BY_MASK, GuardedTrainer, supervised_positions
 
 RATES = {"projector": 1e-2, "language": 1e-3}
 
@@ -386,7 +387,7 @@ def test_epochs_become_steps_that_cover_every_row(parts, samples, tmp_path):
 
 
 def test_the_mixin_works_on_a_plain_trainer_with_plain_items(parts, samples, tmp_path):
-    from yarbus.training.trainer import Guarded
+    from yarbus.training.guarded import Guarded
 
     model, processor = parts
     collate = Collator(processor)

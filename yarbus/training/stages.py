@@ -29,10 +29,11 @@ from yarbus.models.question import Question
 from yarbus.training import checkpoint
 from yarbus.training.facts import check_facts, samples_hash, tensors_hash
 from yarbus.training.folder import Resume, adapter_hash, find_position, is_main, open_run, publish_adapter, say
+from yarbus.training.guarded import WEIGHTS, Reader
 from yarbus.training.metrics import MetricsWriter, drop_after
 from yarbus.training.progress import StageProgress
 from yarbus.training.snapshot import load_tensors
-from yarbus.training.trainer import WEIGHTS, GuardedTrainer, Reader
+from yarbus.training.trainer import GuardedTrainer
 
 
 def train(
