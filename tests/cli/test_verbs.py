@@ -91,6 +91,27 @@ def broken_adapter(folder: Path, trained: Path) -> Path:
     return folder
 
 
+def broken_checkpoints(folder: Path, trained: Path) -> Path:
+    """A run that was stopped before its end, every checkpoint of which has one wrong bit."""
+    import shutil
+
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / "adapter")
+    for path in folder.glob("stages/*/checkpoints/*/weights.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    return folder
+
+
+def other_environment(folder: Path, trained: Path) -> Path:
+    import shutil
+
+    shutil.copytree(trained, folder)
+    (folder / "environment.json").write_text("[]")
+    return folder
+
+
 def other_base(folder: Path, trained: Path) -> Path:
     import shutil
 
@@ -161,6 +182,32 @@ BAD = {
     "output folder is a file": (lambda t, e, r: ["train", str(e), "--run", written(t, "")], 2, "bad.yaml"),
     "other settings in a run": (lambda t, e, r: ["train", str(e), "seed=2", "--run", str(r)], 2, "seed 1 -> 2"),
     "damaged adapter": (lambda t, e, r: ["evaluate", str(broken_adapter(t / "b", r))], 74, "adapter.safetensors"),
+    "damaged checkpoint": (
+        lambda t, e, r: ["train", str(e), "seed=1", "--run", str(broken_checkpoints(t / "b", r))],
+        74,
+        "weights.safetensors",
+    ),
+    "record of another kind": (lambda t, e, r: ["report", str(other_environment(t / "b", r))], 74, "environment.json"),
+    "record of another kind, going on": (
+        lambda t, e, r: ["train", str(e), "seed=1", "--run", str(other_environment(t / "b", r))],
+        74,
+        "environment.json",
+    ),
+    "run below a file": (lambda t, e, r: ["train", str(e), "--run", f"{written(t, '')}/run"], 74, "bad.yaml/run"),
+    "run where nothing can be": (lambda t, e, r: ["train", str(e), "--run", "/proc/run"], 74, "/proc/run"),
+    "comparison below a file": (
+        lambda t, e, r: ["quickstart", "--recipe", str(e), "--folder", f"{written(t, '')}/q"],
+        74,
+        "bad.yaml/q",
+    ),
+    "evaluation into a file": (lambda t, e, r: ["evaluate", str(r), "--output", written(t, "")], 74, "bad.yaml"),
+    "report below a file": (lambda t, e, r: ["report", str(r), "--output", f"{written(t, '')}/a.html"], 74, "bad.yaml"),
+    "no stage": (lambda t, e, r: ["train", str(e), "--run", f"{t}/run", "--stages", ""], 2, "align, instruct"),
+    "unknown benchmark of a comparison": (
+        lambda t, e, r: ["quickstart", "--folder", f"{t}/q", "--recipe", written(t, f"extends: {e}\nevaluation: [tinyworld/reed]\n")],
+        2,
+        "tinyworld/read",
+    ),
     "another base": (lambda t, e, r: ["evaluate", str(other_base(t / "b", r))], 78, "made for"),
     "unknown benchmark": (lambda t, e, r: ["evaluate", str(r), "--benchmarks", "tinyworld/reed"], 2, "tinyworld/read"),
     "not a run": (lambda t, e, r: ["evaluate", f"{t}/no/such/run"], 2, "no/such/run"),
@@ -175,14 +222,35 @@ BAD = {
 def test_bad_input_gets_one_message_the_right_code_and_changes_nothing(name, experiment, trained, tmp_path, capsys):
     arguments, code, named = BAD[name]
     given = arguments(tmp_path, experiment, trained)
-    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    there = [path for place in (trained, experiment.parent, tmp_path) for path in place.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in there}
     assert run(given) == code
     printed = capsys.readouterr()
     message = printed.err.strip()
     assert message.count("error: ") == 1 and "fix: " in message and named in message, message
     assert "Traceback" not in message
     assert len(message[message.index("error: ") :].splitlines()) <= 3
-    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in there} == before
+
+
+def test_a_cache_that_cannot_be_written_is_told(experiment, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("YARBUS_CACHE", f"{written(tmp_path, '')}/cache")
+    data = "stages.align.data=[{source: llava, path: 'tinyworld:train/train.json'}]"
+    assert run(["train", str(experiment), data, "--run", str(tmp_path / "run")]) == 74
+    assert "YARBUS_CACHE" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_what_the_operating_system_refuses_is_one_message(monkeypatch, capsys):
+    import yarbus.core.recipe
+
+    def full(*args):
+        raise OSError(28, "No space left on device", "/full/disk")
+
+    monkeypatch.setattr(yarbus.core.recipe, "load_recipe", full)
+    assert run(["plan", "tinyworld"]) == 74
+    assert "/full/disk - No space left on device; fix: " in capsys.readouterr().err
+    with pytest.raises(OSError, match="No space"):
+        run(["--debug", "plan", "tinyworld"])
 
 
 def test_debug_shows_the_traceback(experiment):
@@ -200,7 +268,7 @@ def test_an_interrupt_leaves_with_130_and_says_how_to_go_on(monkeypatch, capsys)
 
     monkeypatch.setattr(yarbus.core.recipe, "load_recipe", interrupt)
     assert run(["plan", "tinyworld"]) == 130
-    assert "goes on from there" in capsys.readouterr().err
+    assert "from the last checkpoint" in capsys.readouterr().err
 
 
 def test_quickstart_trains_compares_and_says_where_the_report_is(experiment, tmp_path, capsys):

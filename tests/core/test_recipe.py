@@ -269,3 +269,12 @@ def test_reading_a_recipe_does_not_import_torch(base):
     program = "import sys; from yarbus.core.recipe import load_recipe; load_recipe(sys.argv[1])"
     program += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program, str(base)], check=True)
+
+
+@pytest.mark.parametrize("name", ["my recipe.yaml", "réglage.yaml", "_draft.yaml"])
+def test_a_file_whose_name_cannot_name_a_run_is_a_recipe_without_a_name(base, name):
+    assert load_recipe(extend(base, "seed: 1\n", name)).name is None
+
+
+def test_a_name_that_is_written_must_be_one(base):
+    assert "name" in refused(extend(base, "name: my recipe\n"))

@@ -11,6 +11,7 @@ import pytest
 
 from tests.report.synthetic import write_comparison, write_evaluation, write_run
 from tests.report.test_summary import rows
+from yarbus.core.errors import CheckpointError
 from yarbus.report.html import write_report
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -130,3 +131,9 @@ def test_drawing_a_page_imports_no_torch(comparison_folder):
         "sys.exit(any(name.split('.')[0] in ('torch', 'transformers', 'jaxtyping') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code, str(comparison_folder)], check=True)
+
+
+def test_a_page_that_cannot_be_written_is_named(comparison_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write.*file"):
+        write_report(comparison_folder, tmp_path / "file" / "page.html")

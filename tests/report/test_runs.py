@@ -67,9 +67,10 @@ def test_a_folder_without_records_is_refused_and_a_damaged_record_is_named(tmp_p
     with pytest.raises(ConfigError, match="neither a run nor a comparison"):
         read_comparison(tmp_path)
     folder = write_comparison(tmp_path / "c", skills={"full": 0.0}, num_scenes=2)
-    (folder / "full-seed0" / "environment.json").write_text("{")
-    with pytest.raises(CheckpointError, match="environment.json"):
-        read_comparison(folder)
+    for text in ("{", "[]"):
+        (folder / "full-seed0" / "environment.json").write_text(text)
+        with pytest.raises(CheckpointError, match="environment.json"):
+            read_comparison(folder)
     (folder / "full-seed0" / "environment.json").unlink()
     (folder / "full-seed0" / "recipe.yaml").write_text("a: [")
     with pytest.raises(CheckpointError, match="recipe.yaml"):

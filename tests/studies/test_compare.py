@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import yarbus
 from tests.experiments import write_experiment
-from yarbus.core.errors import ConfigError, DataError
+from yarbus.core.errors import ConfigError, DataError, MismatchError
 from yarbus.core.recipe import load_recipe
 from yarbus.core.records import read_json
+from yarbus.studies import workers
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,13 @@ def experiment(tmp_path_factory):
 def comparison(experiment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparisons") / "tiny"
     return yarbus.compare(experiment, seeds=2, folder=folder, jobs=2, progress=False)
+
+
+def empty_row(folder):
+    """A data file that is there, and turns out to be wrong when it is read."""
+    path = folder / "rows.json"
+    path.write_text("[{}]")
+    return str(path)
 
 
 def test_every_variant_and_seed_has_a_run_that_began_from_the_same_adapter(comparison):
@@ -42,10 +51,22 @@ def test_the_report_and_its_record_name_the_command(comparison):
     assert "covft" in page and "yarbus.compare" in page
 
 
-def test_a_second_call_repeats_nothing(comparison, experiment):
-    before = {path: path.stat().st_mtime_ns for path in comparison.rglob("*.safetensors")}
-    yarbus.compare(experiment, seeds=2, folder=comparison, jobs=2, progress=False)
-    assert {path: path.stat().st_mtime_ns for path in comparison.rglob("*.safetensors")} == before
+@pytest.fixture
+def no_work(monkeypatch):
+    """No worker may begin: what is asked for is there already."""
+
+    def begun(*arguments, **options):
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", begun)
+
+
+@pytest.mark.parametrize("free", [{}, {"stages.instruct.checkpoint_every": 1, "stages.align.log_every": 2}])
+def test_a_second_call_repeats_nothing(free, comparison, experiment, no_work):
+    before = {path: path.read_bytes() for path in comparison.rglob("*") if path.is_file() and path.parent != comparison}
+    yarbus.compare(load_recipe(experiment, free), seeds=2, folder=comparison, jobs=2, progress=False)
+    changed = {path for path, content in before.items() if path.read_bytes() != content}
+    assert changed <= {comparison / "report" / "index.html"}
 
 
 def test_lost_replies_are_asked_again_and_finished_training_is_kept(comparison, experiment):
@@ -66,15 +87,47 @@ def test_lost_replies_are_asked_again_and_finished_training_is_kept(comparison, 
 @pytest.mark.parametrize("change", [{"stages.instruct.steps": 3}, {"compare.variants.frozen": {"seed": 4}}])
 def test_another_comparison_in_the_folder_is_refused_and_its_record_kept(change, comparison, experiment):
     before = (comparison / "comparison.json").read_bytes()
-    with pytest.raises(ConfigError, match="name another folder"):
+    with pytest.raises(ConfigError, match="another folder"):
         yarbus.compare(load_recipe(experiment, change), folder=comparison, progress=False)
     assert (comparison / "comparison.json").read_bytes() == before
 
 
+def test_a_run_is_never_shown_under_another_definition_of_its_variant(comparison, experiment, no_work):
+    own = load_recipe(experiment).compare.variants
+    yarbus.compare(experiment, {"covft": own["covft"]}, folder=comparison, progress=False)
+    before = (comparison / "comparison.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"frozen-seed0 .* frozen -> full"):
+        yarbus.compare(
+            experiment, {"frozen": {"stages.instruct.train.vision": "full"}}, folder=comparison, progress=False
+        )
+    assert (comparison / "comparison.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("part", "message"), [("base", "another base"), ("encoder", "another text encoder")])
+def test_runs_of_a_base_or_encoder_that_changed_since_are_not_reused(part, message, comparison, experiment, no_work):
+    path = experiment.parent / part / "model.safetensors"
+    before = path.read_bytes()
+    tensors = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in load_file(path).items()}
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+        with pytest.raises(MismatchError, match=message):
+            yarbus.compare(experiment, seeds=2, folder=comparison, progress=False)
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_comparison_that_never_trained_may_be_mended(experiment, tmp_path):
+    values = load_recipe(experiment, {"stages.align.data.0.path": empty_row(tmp_path)}).resolved()
+    folder = tmp_path / "c"
+    with pytest.raises(DataError, match=r"rows\.json"):
+        yarbus.compare(values, ["frozen"], folder=folder, progress=False)
+    yarbus.compare(experiment, ["frozen"], folder=folder, progress=False)
+    assert read_json(folder / "comparison.json")["variants"] == ["frozen"]
+
+
 def test_an_error_in_a_worker_arrives_as_the_error_it_is(experiment, tmp_path):
-    values = load_recipe(experiment).resolved()
-    values["stages"]["instruct"]["data"][0]["path"] = str(tmp_path / "gone.json")
-    with pytest.raises(DataError, match=r"gone\.json"):
+    values = load_recipe(experiment, {"stages.align.data.0.path": empty_row(tmp_path)}).resolved()
+    with pytest.raises(DataError, match=r"rows\.json"):
         yarbus.compare(values, folder=tmp_path / "c", jobs=1, progress=False)
 
 
@@ -90,4 +143,19 @@ def test_an_error_in_a_worker_arrives_as_the_error_it_is(experiment, tmp_path):
 def test_what_cannot_be_compared_is_refused_before_any_work(arguments, message, experiment, tmp_path):
     with pytest.raises(ConfigError, match=message):
         yarbus.compare(experiment, folder=tmp_path / "c", progress=False, **arguments)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"evaluation": ["tinyworld/reed"]}, ConfigError, "tinyworld/read"),
+        ({"stages.instruct.data.0.source": "lava"}, ConfigError, "llava"),
+        ({"stages.instruct.data.0.path": "gone.json"}, DataError, "gone.json"),
+        ({"compare.variants.covft": {"stages.instruct.train.vision": "covtf"}}, ConfigError, "covft"),
+    ],
+)
+def test_what_would_stop_it_at_the_end_is_told_before_any_work(change, error, message, experiment, tmp_path, no_work):
+    with pytest.raises(error, match=message):
+        yarbus.compare(load_recipe(experiment, change), folder=tmp_path / "c", progress=False)
     assert not (tmp_path / "c").exists()

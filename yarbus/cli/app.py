@@ -13,7 +13,7 @@ from yarbus.cli.plan import plan
 from yarbus.cli.quickstart import quickstart
 from yarbus.cli.report import report
 from yarbus.cli.train import train
-from yarbus.core.errors import UserError
+from yarbus.core.errors import CheckpointError, UserError
 
 VERBS = {
     "quickstart": quickstart,
@@ -60,6 +60,13 @@ def _usage_error(error: Any) -> str:
     return f"error: wrong usage{option} - {error.message.rstrip('.')}; fix: see '{hint} --help'"
 
 
+def _refused(error: OSError) -> CheckpointError:
+    """What the operating system refused, wherever in the work: a path that cannot be, no right, no space."""
+    why = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
+    fix = "check the path and its rights, and that there is space"
+    return CheckpointError("cannot read or write", where=error.filename, why=why, fix=fix)
+
+
 def run(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code; errors are one message on stderr."""
     debug = "--debug" in arguments
@@ -72,17 +79,22 @@ def run(arguments: list[str]) -> int:
             raise
         err.print(f"error: {error}")
         return error.exit_code
+    except BrokenPipeError:
+        # The reader has gone (| head): not an error, and Python must not complain about it while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        err.print(f"error: {_refused(error)}")
+        return CheckpointError.exit_code
     except UsageError as error:
         err.print(_usage_error(error) if arguments else "", end="\n" if arguments else "")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (| head): not an error, and Python must not complain about it while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if result == INTERRUPTED:
-        err.print("interrupted; what was reached is on disk, the same command goes on from there")
+        err.print("interrupted; the same command goes on from the last checkpoint, and keeps what is finished")
     return result if isinstance(result, int) else 0
 
 

@@ -26,6 +26,7 @@ def evaluate(
 ) -> None:
     """Ask a trained model the questions of benchmarks, and score every reply."""
     from yarbus.core.recipe import load_recipe
+    from yarbus.core.records import make_folder
 
     folder = output or Path(run)
     chosen = names(benchmarks)
@@ -44,6 +45,8 @@ def evaluate(
 
     for name in chosen:  # a wrong name or file is told before a model is loaded
         load_benchmark(name).protocol(protocol)
+    if output is not None:
+        make_folder(output)
     model, processor = load_run(run)
     scores = ask(model, processor, chosen, folder, protocol=protocol, batch=batch, progress=not json)
     if json:

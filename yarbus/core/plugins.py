@@ -10,13 +10,15 @@ first is made on the first use and kept in the cache folder.
 """
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from uuid import uuid4
 
-from yarbus.core.errors import ConfigError
+from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.table import Table, closest
 
 
@@ -52,6 +54,24 @@ def plugins() -> dict[str, Plugin]:
     return {plugin.name: plugin for plugin in found}
 
 
+def _make(write: Callable[[Path], None], folder: Path) -> None:
+    """Lets a plug-in write a folder beside its place and names it when it is whole; a failed one is removed."""
+    beside = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    try:
+        beside.mkdir(parents=True)
+    except OSError as error:
+        fix = "let YARBUS_CACHE name a folder that can be written"
+        raise CheckpointError("cannot write the cache", where=folder.parent, why=str(error.strerror), fix=fix) from None
+    try:
+        write(beside)
+        beside.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was first; its folder is the same, byte for byte
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def resolve(path: str) -> Path | str:
     """``name:path`` as a path on disk, made first if need be; anything else comes back as it is."""
     name, colon, rest = path.partition(":")
@@ -71,14 +91,7 @@ def resolve(path: str) -> Path | str:
         )
     folder = cache_folder() / f"{name}-{plugin.version}" / first
     if not folder.exists():
-        beside = folder.with_name(f".{first}.{os.getpid()}")
-        beside.mkdir(parents=True)
-        plugin.make[first](beside)
-        try:
-            beside.rename(folder)
-        except OSError:  # another process was first; its folder is the same, byte for byte
-            if not folder.exists():
-                raise
+        _make(plugin.make[first], folder)
     return folder.parent / rest
 
 

@@ -33,6 +33,12 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise CheckpointError("cannot write", where=path, why=str(error.strerror or error), fix=fix) from error
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are missing."""
+    with _named_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a file so that it holds the old text or the new one, whenever the machine stops."""
     path = Path(path)
@@ -69,6 +75,15 @@ def read_json(path: str | Path) -> Any:
     except ValueError as error:
         fix = "remove it and run the command again that wrote it"
         raise CheckpointError("damaged record", where=path, why=str(error), fix=fix) from None
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """``read_json`` of a file that holds an object; anything else is damage."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        why, fix = f"holds {type(value).__name__}, no object", "remove it and run the command again that wrote it"
+        raise CheckpointError("damaged record", where=path, why=why, fix=fix)
+    return value
 
 
 def _is_json(line: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from yarbus.core.records import write_text
+from yarbus.core.records import make_folder, write_text
 from yarbus.report.curves import Curve, curve_figure, curves
 from yarbus.report.dots import difference_figures
 from yarbus.report.downloads import curves_csv, data_uri, differences_csv, scores_csv
@@ -275,6 +275,6 @@ def write_report(folder: Path | list[Path], output: Path | None = None) -> Path:
     """
     comparison = read_comparison(folder)
     path = output or comparison.folder / "report" / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_text(path, page(comparison))
     return path

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from yarbus.core.errors import CheckpointError, ConfigError
-from yarbus.core.records import read_json, read_jsonl
+from yarbus.core.records import read_json, read_jsonl, read_record
 
 Row = dict[str, Any]
 
@@ -76,16 +76,16 @@ class Comparison:
         return sorted((run for run in self.runs if run.variant == variant), key=lambda run: run.seed)
 
 
-def _read(path: Path, default: Any) -> Any:
-    """A JSON file, or the default if there is none."""
-    return read_json(path) if path.exists() else default
+def _read(path: Path) -> Row:
+    """A record, empty if there is none."""
+    return read_record(path) if path.exists() else {}
 
 
 def _evaluations(folder: Path) -> list[Evaluation]:
     found = []
     for scores in sorted((folder / "evaluation").glob("*/**/*@*/scores.json")):
         place = scores.parent
-        record = _read(scores, {})
+        record = _read(scores)
         replies = place / "replies.jsonl"
         found.append(
             Evaluation(
@@ -134,8 +134,8 @@ def read_run(folder: Path, variant: str | None = None, seed: int | None = None) 
         recipe=recipe,
         variant=variant,
         seed=seed,
-        environment=_read(folder / "environment.json", {}),
-        plan=_read(folder / "plan.json", None),
+        environment=_read(folder / "environment.json"),
+        plan=read_json(folder / "plan.json") if (folder / "plan.json").exists() else None,
         curves={name: read_jsonl(folder / "stages" / name / "metrics.jsonl") for name in _stage_order(folder, recipe)},
         evaluations=_evaluations(folder),
     )
@@ -173,7 +173,7 @@ def read_comparison(folder: Path | list[Path]) -> Comparison:
             recipe=run.recipe,
             command=run.environment.get("command", ""),
         )
-    record = _read(folder / "comparison.json", {})
+    record = _read(folder / "comparison.json")
     if missing := [key for key in ("variants", "seeds", "runs") if key not in record]:
         raise CheckpointError(
             "damaged record",

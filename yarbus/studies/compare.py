@@ -12,10 +12,10 @@ from typing import Any
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant
-from yarbus.core.records import read_json, write_json
+from yarbus.core.records import make_folder, write_json
 from yarbus.core.table import closest
 from yarbus.report.html import write_report
-from yarbus.studies.work import Work
+from yarbus.studies.work import Work, quieten
 from yarbus.studies.workers import work_off
 
 
@@ -73,26 +73,21 @@ def _shared_recipe(work: Work) -> Work:
     return replace(work, recipe={**work.recipe, "name": work.label, "stages": stages, "evaluation": []})
 
 
-def _refuse_another(recipe: Recipe, folder: Path) -> None:
-    """Raises where the folder holds a comparison whose runs could not stand beside these."""
-    path = folder / "comparison.json"
-    if not path.is_file():
-        return
-    old, new = read_json(path)["recipe"], recipe.resolved()
-    for key in ("model", "question", "stages", "seed"):
-        if old[key] != new[key]:
-            raise ConfigError(
-                "another comparison is in this folder",
-                where=folder,
-                why=f"its '{key}' differs",
-                fix="name another folder",
-            )
-    before, now = old["compare"]["variants"], new["compare"]["variants"]
-    for name in before.keys() & now.keys():
-        if before[name] != now[name]:
-            raise ConfigError(
-                f"variant '{name}' of this folder is another one", where=folder, fix="name another folder or variant"
-            )
+def _check(recipe: Recipe, works: Sequence[Work], folder: Path) -> None:
+    """Raises before any work for what would otherwise stop it in the middle, or mix it with other runs."""
+    # Here, not above: torch takes seconds, and a wrong name should be told at once.
+    from yarbus.studies.earlier import refuse_another
+    from yarbus.training.planning import check_inputs, plan_recipe
+
+    quieten()
+    refuse_another(recipe, works, folder)
+    checked: list[Any] = []
+    for work in works:
+        settings = ({**work.recipe, "name": None, "seed": 0}, work.is_trained() or work.stages)
+        if not work.is_finished() and settings not in checked:  # seeds of one variant need the same
+            check_inputs(load_recipe(work.recipe), () if work.is_trained() else work.stages)
+            plan_recipe(load_recipe(work.recipe))
+            checked.append(settings)
 
 
 def compare(
@@ -133,8 +128,8 @@ def compare(
     works, after, runs = _plan(recipe, seeds, folder)
     works = [work if work.benchmarks or work.label in runs else _shared_recipe(work) for work in works]
     assert recipe.compare is not None
-    _refuse_another(recipe, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    _check(recipe, works, folder)
+    make_folder(folder)
     record = {
         "recipe": recipe.resolved(),
         "variants": list(recipe.compare.variants),

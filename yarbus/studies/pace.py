@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from yarbus.core.records import read_json, read_jsonl
+from yarbus.evaluation.folder import benchmark_folder
 from yarbus.studies.work import Work
 
 SECONDS_BETWEEN_LINES = 20.0
@@ -36,7 +37,7 @@ class Pace:
         self.steps = sum(line["step"] for line in lines)
         if self.steps:
             self.step_seconds = sum(line["wall_seconds"] for line in lines) / self.steps
-        folders = [self.work.run / "evaluation" / "final" / f"{name}@official" for name in self.work.benchmarks]
+        folders = [benchmark_folder(self.work.run, name, "official") for name in self.work.benchmarks]
         counts = [read_json(path)["num_samples"] for f in folders if (path := f / "identity.json").is_file()]
         self.questions = round(sum(counts) / len(counts) * len(folders)) if counts else None
         started = [f / "replies.jsonl" for f in folders if (f / "replies.jsonl").is_file()]
@@ -47,21 +48,25 @@ class Pace:
             self.reply_seconds = (ended - began) / self.replies
 
     def seconds_left(self, step_seconds: float, reply_seconds: float, questions: int) -> float:
-        """Own speed where it is known, else the others' mean."""
-        if self.is_done or self.work.steps is None:
+        """Own speed where it is known, else the others' mean. The run's number of steps must be known."""
+        if self.is_done:
             return 0.0
+        assert self.work.steps is not None
         steps = max(self.work.steps - self.steps, 0) * (self.step_seconds or step_seconds)
         return steps + max((self.questions or questions) - self.replies, 0) * (self.reply_seconds or reply_seconds)
 
 
 def seconds_left(paces: Sequence[Pace], jobs: int) -> float | None:
-    """Time until all runs are done, from the speed of those that have begun; None before any has."""
+    """Time until all runs are done, from the speed of those that have begun.
+
+    None before any has, and where epochs decide: only the worker, which reads the data, knows how many steps they are.
+    """
 
     def mean(values: list[float]) -> float:
         return sum(values) / len(values) if values else 0.0
 
     steps = [pace.step_seconds for pace in paces if pace.step_seconds]
-    if not steps:
+    if not steps or any(pace.work.steps is None for pace in paces if not pace.is_done):
         return None
     replies = [pace.reply_seconds for pace in paces if pace.reply_seconds]
     questions = [pace.questions for pace in paces if pace.questions]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from yarbus.core.recipe import load_recipe
-from yarbus.core.records import read_json
+from yarbus.core.records import read_record
+from yarbus.evaluation.folder import benchmark_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,13 @@ class Work:
         counts = [self.recipe["stages"][stage]["steps"] for stage in self.stages]
         return None if None in counts else sum(counts)
 
+    def is_trained(self) -> bool:
+        return (self.run / "adapter" / "adapter.json").is_file()
+
     def is_finished(self) -> bool:
         """Whether the run is trained and every question of every benchmark has a reply."""
-        if not (self.run / "adapter" / "adapter.json").is_file():
-            return False
-        scores = [self.run / "evaluation" / "final" / f"{name}@official" / "scores.json" for name in self.benchmarks]
-        return all(path.is_file() and _is_complete(read_json(path)) for path in scores)
+        scores = [benchmark_folder(self.run, name, "official") / "scores.json" for name in self.benchmarks]
+        return self.is_trained() and all(path.is_file() and _is_complete(read_record(path)) for path in scores)
 
 
 def _is_complete(scores: Mapping[str, Any]) -> bool:
@@ -50,14 +52,14 @@ def do(work: Work) -> None:
     from yarbus.training.stages import train
 
     torch.set_num_threads(1)
-    _quieten()
+    quieten()
     train(load_recipe(work.recipe), work.run, start=work.start, stages=work.stages, progress=False)
     if work.benchmarks:
         model, processor = load_run(work.run)
         evaluate(model, processor, list(work.benchmarks), work.run, batch=work.batch, progress=False)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """The libraries' own bars and notices would tear up the one line that says how far the comparison is."""
     import transformers
 

@@ -1,19 +1,25 @@
 """Runs worked off several at a time, each in a process of its own with one thread.
 
 A finished run is never repeated, an interrupted one goes on. The first error stops the rest and is
-raised; what was reached stays on disk.
+raised; what was reached stays on disk. No worker outlives its parent.
 """
 
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, nullcontext
+from multiprocessing import connection, get_context, parent_process
+from threading import Thread, current_thread, main_thread
+from typing import NoReturn
 
+from yarbus.core.errors import CheckpointError
 from yarbus.studies.pace import Display, Pace
 from yarbus.studies.work import Work, do
 
 SECONDS_BETWEEN_LOOKS = 1.0
+TERMINATED = 128 + signal.SIGTERM
 
 
 @contextmanager
@@ -32,6 +38,54 @@ def _one_thread() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """SIGTERM is an exception, so that it stops the workers and leaves the terminal as it was."""
+    if current_thread() is not main_thread():  # only there may a program say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when its parent is gone, however that ended: nobody would collect the work."""
+    parent = parent_process()
+    assert parent is not None, "a worker has a parent"
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(TERMINATED)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _collect(future: Future[None], work: Work) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise CheckpointError(
+            f"run '{work.label}' was killed",
+            where=work.run,
+            why="its process ended without a word, most often for want of memory",
+            fix="free memory or do fewer runs at a time; the same command goes on from the last checkpoint",
+        ) from None
+
+
+def _stop(slot: ProcessPoolExecutor) -> None:
+    processes = list((slot._processes or {}).values())  # shutdown forgets them
+    slot.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+
+
 def work_off(works: Sequence[Work], after: Mapping[str, str], jobs: int, progress: bool) -> None:
     """Does every unfinished work, several at a time; ``after`` names the work that must be done before another.
 
@@ -43,28 +97,31 @@ def work_off(works: Sequence[Work], after: Mapping[str, str], jobs: int, progres
     if not waiting:
         return
     display = Display(paces, jobs, progress)
-    running: dict[Future[None], Pace] = {}
-    with _one_thread(), ProcessPoolExecutor(min(jobs, len(waiting)), mp_context=get_context("spawn")) as pool:
+    running: dict[Future[None], tuple[Pace, ProcessPoolExecutor]] = {}
+    with _one_thread(), _termination_raises(), ExitStack() as stack:
+        # Pools of one process each, so that one that is killed tells which run it was doing.
+        slots = [
+            stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _leave_with_parent))
+            for _ in range(min(jobs, len(waiting)))
+        ]
+        free = list(slots)
         try:
             with display.bar or nullcontext():
                 while waiting or running:
                     for pace in [one for one in waiting if after.get(one.work.label, "") in {"", *done}]:
-                        if len(running) < jobs:
+                        if free:
                             waiting.remove(pace)
-                            running[pool.submit(do, pace.work)] = pace
+                            slot = free.pop()
+                            running[slot.submit(do, pace.work)] = pace, slot
                     finished, _ = wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
                     for future in finished:
-                        pace = running.pop(future)
-                        future.result()
+                        pace, slot = running.pop(future)
+                        _collect(future, pace.work)
+                        free.append(slot)
                         pace.is_done = True
                         done.add(pace.work.label)
                     display.update(len(done))
         except BaseException:
-            _stop(pool)
+            for slot in slots:
+                _stop(slot)
             raise
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in list((pool._processes or {}).values()):
-        process.terminate()

@@ -1,0 +1,50 @@
+"""Workers never outlive their parent or the first error, and one that is killed is told by its run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.studies.hands import pid_of, pretend, work
+from yarbus.core.errors import CheckpointError, DataError
+from yarbus.studies import workers
+
+
+def ends(pid: int) -> bool:
+    """Whether a process is gone within seconds."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "message"),
+    [("failing", DataError, "no such picture"), ("killed", CheckpointError, "killed.*the same command goes on")],
+)
+def test_the_first_error_ends_the_other_workers(label, error, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "do", pretend)
+    began = time.monotonic()
+    with pytest.raises(error, match=message) as caught:
+        workers.work_off([work(tmp_path, "slow"), work(tmp_path, label)], {}, 2, False)
+    assert time.monotonic() - began < 20
+    assert ends(pid_of(tmp_path, "slow"))
+    assert label == "failing" or caught.value.exit_code == 74
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+def test_workers_end_with_the_parent_however_it_is_ended(number, code, tmp_path):
+    parent = subprocess.Popen([sys.executable, "-m", "tests.studies.hands", str(tmp_path)])
+    try:
+        pid = pid_of(tmp_path, "slow")
+        parent.send_signal(number)
+        assert parent.wait(timeout=20) == code
+    finally:
+        parent.kill()
+    assert ends(pid)
