@@ -51,9 +51,12 @@ def test_the_card_says_what_was_measured_and_shouts_what_is_unmet():
         "a_probes": gate_a({"digit": 0.947, "colour": 1.0}, 0.995),
         "b_headroom": gate_b(FROZEN, CEILING),
         "c_conflict": gate_c({"locate": 0.5}, {"locate": 0.4}),
+        "long_steps": 900,
+        "c_conflict_long": gate_c({"size": 0.5, "lean": 0.5}, {"size": 0.6, "lean": 0.6}),
     }
     text = card(pretraining, gates, 1_170_000)
-    assert "1,170,000 parameters" in text and "| 94.7 |" in text and "| locate | 50.0 | 40.0 |" in text
+    assert "1,170,000 parameters" in text and "| 94.7 |" in text and "| locate | 300 | 50.0 | 40.0 |" in text
+    assert "| size | 900 | 50.0 | 60.0 |" in text
     assert text.count("UNMET") == 1
 
 

@@ -56,12 +56,13 @@ def card(pretraining: Mapping[str, Any], gates: Mapping[str, Any], parameters: i
             f"| {name} | {LEARNS[name]} | {schedule['steps']} | {schedule['batch']} | {log['seconds'] / 60:.1f} |"
         )
     a, b, c = gates["a_probes"], gates["b_headroom"], gates["c_conflict"]
+    long = gates["c_conflict_long"]
     lines += [
         "",
         "## Gates",
         "",
         "Percent of validation questions or scans, held-out phrasings; (b) and (c) are means over seeds "
-        f"{' and '.join(map(str, gates['seeds']))} after {gates['steps']} steps of the shipped recipe.",
+        f"{' and '.join(map(str, gates['seeds']))}, (b) after {gates['steps']} steps of the shipped recipe.",
         "",
         f"(a) Linear probes of the frozen tower on single held-out digits: {verdict(a)} (wanted: digit 90, colour 98).",
         "",
@@ -79,14 +80,17 @@ def card(pretraining: Mapping[str, Any], gates: Mapping[str, Any], parameters: i
             for task in b["frozen"]
         ),
         "",
-        f"(c) `full` on one task alone against `full` on the mix, equal numbers of that task's questions: {verdict(c)} "
-        "(wanted: two tasks, 8 points or more).",
+        "(c) `full` on one task alone against `full` on the mix, equal numbers of that task's questions "
+        f"(wanted: two tasks, 8 points or more): {verdict(c)} after {gates['steps']} steps of the mix, "
+        f"{verdict(long)} after {gates['long_steps']}.",
         "",
-        "| task | mix | alone |",
-        "| --- | --- | --- |",
+        "| task | steps of the mix | mix | alone |",
+        "| --- | --- | --- | --- |",
         *(
-            f"| {task} | {percent(c['full_on_the_mix'][task])} | {percent(c['full_on_the_task_alone'][task])} |"
-            for task in c["full_on_the_mix"]
+            f"| {task} | {steps} | {percent(gate['full_on_the_mix'][task])} "
+            f"| {percent(gate['full_on_the_task_alone'][task])} |"
+            for steps, gate in ((gates["steps"], c), (gates["long_steps"], long))
+            for task in gate["full_on_the_mix"]
         ),
     ]
     return "\n".join(lines) + "\n"
