@@ -55,12 +55,12 @@ class QuestionLength(Method):
 
 
 def scale_by_turn(base_model, args, kwargs, output):
-    """A head that doubles the states of odd turns and of rows with no question at all."""
+    """A head whose weight per token is the length of the question that the token answers."""
     context = base_model.context_slot.read()
     states = output.last_hidden_state
-    turns = context.turns(states.shape[1])
-    asked = context.question().has_question
-    factor = 1.0 + (turns % 2 == 1).float() + (~asked).float()[:, None] * (turns >= 0)
+    rows = context.rows_of_tokens(states.shape[1])
+    words = context.question().mask.sum(dim=1).float()
+    factor = torch.where(rows < 0, 1.0, words[rows.clamp(min=0)])
     output.last_hidden_state = states * factor[..., None]
     return output
 
@@ -107,9 +107,16 @@ def test_a_projector_method_reads_the_question_of_each_image(family, text_encode
 def test_a_head_method_reads_turn_weights_in_cached_generation(family, beams, text_encoder, pictures):
     model, processor = tiny.FAMILIES[family]()
     set_stage(model, processor, {"head": TurnHead()}, text_encoder=text_encoder)
-    batch = ask(processor, pictures, [QUESTIONS[0]] * 2, context=["what digit", ""])
+    batch = ask(processor, pictures, [QUESTIONS[0]] * 2, context=[QUESTIONS[0]] * 2)
+    texts = [
+        ["what digit is red", "where"],
+        ["which", "is there a digit"],
+    ]  # 6 and 3 tokens with [CLS] and [SEP], 3 and 6
+    tokenized = processor.context_tokenizer([text for row in texts for text in row], padding=True, return_tensors="pt")
+    batch["context_input_ids"] = tokenized["input_ids"].unflatten(0, (2, 2))
+    batch["context_attention_mask"] = tokenized["attention_mask"].unflatten(0, (2, 2))
     turn = torch.full_like(batch["input_ids"], -1)
-    turn[0, -3:], turn[1, -3:] = 0, 1
+    turn[:, -5:-3], turn[:, -3:] = 0, 1
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "num_beams": beams}
     out = model.generate(
         **batch, context_turn_index=turn, **options, output_logits=beams == 1, return_dict_in_generate=True
@@ -125,8 +132,8 @@ def test_a_head_method_reads_turn_weights_in_cached_generation(family, beams, te
             whole["mm_token_type_ids"] = torch.cat([whole["mm_token_type_ids"], pad], dim=1)
         with torch.no_grad():
             expected = plain(**whole).logits[:, batch["input_ids"].shape[1] - 1 : -1]
-        # Row 0 answers turn 0 with a question (factor 1); row 1 answers turn 1 without one (factor 3).
-        expected = expected * torch.tensor([1.0, 3.0])[:, None, None]
+        # Generated tokens answer turn 1: a question of 3 tokens in row 0, of 6 in row 1.
+        expected = expected * torch.tensor([3.0, 6.0])[:, None, None]
         torch.testing.assert_close(torch.stack(out.logits, dim=1), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -228,3 +235,17 @@ def test_a_tower_declared_by_the_user_works_like_one_of_ours(text_encoder, pictu
         expected = mine(**batch).logits
         yarbus.attach(mine, processor, vision=CoVFT(num_experts=2, context_dim=16), text_encoder=text_encoder)
         torch.testing.assert_close(mine(**ask(processor, pictures)).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_with_a_text_per_turn_the_tower_answers_to_the_last_one(text_encoder, pictures):
+    model, processor = attached("llava", text_encoder, METHODS["text-dense"])
+    batch = ask(processor, pictures, [QUESTIONS[0]] * 2, context=["where", "what digit"])
+    with torch.no_grad():
+        expected = model(**batch).logits
+        for name in ("context_input_ids", "context_attention_mask"):
+            other = batch[name].flip(0)
+            batch[name] = torch.stack([other, batch[name]], dim=1)
+        assert torch.equal(model(**batch).logits, expected)
+        batch["context_attention_mask"][1] = 0
+        with pytest.raises(DataError, match="row 1"):
+            model(**batch)

@@ -40,8 +40,10 @@ CHANNEL = (
 """Every key that travels beside a batch; the signature and ``model_input_names`` are built from it.
 
 ``context_input_ids``, ``context_attention_mask`` [batch, text_tokens]: the question in the text encoder's tokens; a row
-whose mask is all zero has no context. ``context_image_counts`` [batch]: images of each row, needed only without
-``input_ids``. ``context_turn_index`` [batch, tokens]: the answered turn of each token, -1 for none.
+whose mask is all zero has no context. With one text per turn they are [batch, turns, text_tokens]: the tower then
+answers to a row's last turn, and a head method reads the text of the turn that each token answers.
+``context_image_counts`` [batch]: images of each row, needed only without ``input_ids``. ``context_turn_index`` [batch,
+tokens]: the answered turn of each token, -1 for none.
 """
 
 
@@ -50,13 +52,15 @@ class Context:
     """What the slot holds during one forward."""
 
     text: TextStates | None
-    """By row of the batch; None if no text came with the batch."""
+    """By row of context: a row of the batch, or each of its turns; None if no text came with the batch."""
     tower: ImageMap | None
     """The tower's images and the rows they answer to; None if the batch has no image."""
     projector: ImageMap | None
     """The same for what leaves the projector."""
     turn_index: Tensor | None = None
     """[batch, tokens] of the prompt."""
+    num_turns: int = 1
+    """Texts per row of the batch."""
 
     def question(self) -> TextStates:
         """The text of every row; raises where a module needs it and none was given."""
@@ -87,6 +91,12 @@ class Context:
         if self.turn_index.shape[1] == length:
             return self.turn_index
         return self.turn_index[:, -1:].expand(-1, length)
+
+    def rows_of_tokens(self, length: int) -> Tensor:
+        """[batch, length] row of context that each token answers to, -1 for tokens that answer nothing."""
+        turns = self.turns(length)
+        first = torch.arange(len(turns), device=turns.device)[:, None] * self.num_turns
+        return torch.where(turns < 0, -1, first + turns.clamp(max=self.num_turns - 1))
 
 
 @dataclass(frozen=True)
@@ -212,6 +222,19 @@ def _rows_of_images(input_ids: Tensor | None, placeholders: Tensor, image_token:
     return torch.searchsorted(ends_of_rows, placeholders.to(ends_of_rows).cumsum(0))
 
 
+def _last_turns(texts: list[tuple[int, ...]], num_turns: int, rows: Tensor) -> Tensor:
+    """[images] row of context, the last turn that has a text, of each image's row of the batch."""
+    found = []
+    for row in rows.tolist():
+        asked = [index for index in range(row * num_turns, (row + 1) * num_turns) if texts[index]]
+        if not asked:
+            raise DataError(
+                "no question for an image", where=f"row {row} of the batch", fix="pass context= with one text per row"
+            )
+        found.append(asked[-1])
+    return torch.tensor(found, dtype=rows.dtype, device=rows.device)
+
+
 def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping[str, Any], kwargs: Mapping) -> Context:
     """The context of one forward, from the ``context_*`` tensors and the batch's images.
 
@@ -219,31 +242,31 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
     """
     family: Family = base_model.context_family
     ids, mask = channel.get("context_input_ids"), channel.get("context_attention_mask")
-    tower = projector = text = None
+    tower = projector = text = rows = units = None
     if kwargs.get("pixel_values") is not None:
         placeholders = 0 if input_ids is None else int((input_ids == base_model.config.image_token_id).sum())
         units = family.units(base_model.config, kwargs, placeholders)
         rows = _rows_of_images(
             input_ids, units.placeholders, base_model.config.image_token_id, channel.get("context_image_counts")
         )
-        tower = ImageMap(rows, units.tower_lengths)
-        projector = ImageMap(rows, units.projector_lengths)
-    encoder = base_model.context_encoder
+    encoder, num_turns = base_model.context_encoder, 1
+    if ids is not None and ids.ndim == 3:
+        num_turns = ids.shape[1]
+        ids, mask = ids.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
     if ids is not None and encoder is not None:
         texts = _texts(ids, torch.ones_like(ids) if mask is None else mask)
-        missing = [row for row, text in enumerate(texts) if not text]
-        if missing and tower is not None and set(missing) & set(tower.rows.tolist()):
-            row = min(set(missing) & set(tower.rows.tolist()))
-            raise DataError(
-                "no question for an image", where=f"row {row} of the batch", fix="pass context= with one text per row"
-            )
+        if rows is not None:
+            rows = _last_turns(texts, num_turns, rows)
         special = base_model.context_special_ids
         asked = torch.tensor([not special.issuperset(text) for text in texts], device=ids.device)
         # A text-only row without context still needs a text in its place; nothing reads it.
         some = next((text for text in texts if text), None)
         if some is not None:
             text = encoder.encode([text or some for text in texts], asked)
-    return Context(text, tower, projector, channel.get("context_turn_index"))
+    if rows is not None and units is not None:
+        tower = ImageMap(rows, units.tower_lengths)
+        projector = ImageMap(rows, units.projector_lengths)
+    return Context(text, tower, projector, channel.get("context_turn_index"), num_turns)
 
 
 def take_channel(kwargs: dict[str, Any]) -> dict[str, Any]:
