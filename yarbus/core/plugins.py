@@ -95,6 +95,10 @@ def resolve(path: str) -> Path | str:
     return folder.parent / rest
 
 
+FILE_PREFIX = "file:"
+"""Begins the name of a benchmark that is the user's own file and stands in no table."""
+
+
 def benchmark_table() -> Table:
     """Every benchmark that an installed plug-in brings."""
     return Table(

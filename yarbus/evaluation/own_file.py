@@ -11,18 +11,16 @@ from hashlib import sha256
 from pathlib import Path
 
 from yarbus.core.errors import DataError
-from yarbus.core.plugins import resolve
+from yarbus.core.plugins import FILE_PREFIX, resolve
 from yarbus.data.sample import IMAGE_TAG, Sample
 from yarbus.data.sources import SOURCES
 from yarbus.evaluation.benchmark import Benchmark, Protocol
 from yarbus.evaluation.scoring import Metric, TaskAccuracy, accuracy, commonest_answer
 
-PREFIX = "file:"
-
 
 def folder_name(name: str) -> str:
     """``file:a/test.json`` as ``file/test-1a2b3c4d``: a name that fits into a run and differs by path."""
-    path = name.removeprefix(PREFIX)
+    path = name.removeprefix(FILE_PREFIX)
     return f"file/{Path(path).stem}-{sha256(path.encode()).hexdigest()[:8]}"
 
 
@@ -54,7 +52,7 @@ def questions(samples: list[Sample]) -> list[Sample]:
 
 def read_questions(name: str) -> list[Sample]:
     """The questions of ``file:PATH``; pictures are looked for relative to the file's folder."""
-    path = Path(resolve(name.removeprefix(PREFIX)))
+    path = Path(resolve(name.removeprefix(FILE_PREFIX)))
     if not path.is_file():
         raise DataError("no such benchmark file", where=path, fix="give the path of a LLaVA-format file")
     samples = questions(SOURCES["llava"](path, None))

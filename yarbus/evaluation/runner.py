@@ -15,6 +15,7 @@ from rich.console import Console
 from transformers import GenerationConfig
 
 from yarbus.core.errors import ConfigError, DataError
+from yarbus.core.plugins import FILE_PREFIX
 from yarbus.core.records import JsonlWriter, read_json, read_jsonl, write_json
 from yarbus.data.collate import prompt_batch
 from yarbus.data.sample import Sample
@@ -39,7 +40,7 @@ from yarbus.evaluation.scoring import score
 
 def load_benchmark(name: str, samples: list[Sample] | None = None) -> Benchmark:
     """The benchmark of that name; ``file:PATH`` reads its questions unless they are given."""
-    if name.startswith(own_file.PREFIX):
+    if name.startswith(FILE_PREFIX):
         return own_file.file_benchmark(name, own_file.read_questions(name) if samples is None else samples)
     return BENCHMARKS[name]
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from yarbus.core.errors import DataError, UserError
-from yarbus.core.plugins import benchmark_table, resolve
+from yarbus.core.plugins import FILE_PREFIX, benchmark_table, resolve
 from yarbus.core.recipe import Recipe
 from yarbus.data.mixture import find_section
 from yarbus.methods.assemble import build_all
@@ -18,9 +18,6 @@ from yarbus.models.attachment import declared_groups, parameter_groups
 from yarbus.models.load import base_on_meta, config_of
 from yarbus.models.plan import Plan, PlanRow, plan
 from yarbus.training.groups import check_groups
-
-OWN_FILE = "file:"
-"""Before the path of a benchmark that is a user's own file (``evaluation.own_file``)."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,9 @@ def check_inputs(recipe: Recipe, stages: Collection[str] | None = None) -> None:
                     find_section(section)
     benchmarks = benchmark_table()
     for name in recipe.evaluation:
-        if not name.startswith(OWN_FILE):
+        if not name.startswith(FILE_PREFIX):
             benchmarks.get(name)  # an unknown name raises
-        elif not (path := Path(resolve(name.removeprefix(OWN_FILE)))).is_file():
+        elif not (path := Path(resolve(name.removeprefix(FILE_PREFIX)))).is_file():
             raise DataError("no such benchmark file", where=path, fix="give the path of a LLaVA-format file")
 
 
