@@ -12,6 +12,7 @@ import pytest
 from tests.report.synthetic import write_comparison, write_evaluation, write_run
 from tests.report.test_summary import rows
 from yarbus.core.errors import CheckpointError
+from yarbus.core.records import read_json, write_json
 from yarbus.report.html import write_report
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -137,3 +138,12 @@ def test_a_page_that_cannot_be_written_is_named(comparison_folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write.*file"):
         write_report(comparison_folder, tmp_path / "file" / "page.html")
+
+
+def test_runs_that_differ_in_their_own_names_alone_ran_in_the_same_environment(tmp_path):
+    folder = tmp_path / "comparison"
+    write_comparison(folder)
+    records = sorted(folder.glob("*-seed*/environment.json"))
+    for number, path in enumerate(records):
+        write_json(path, {**read_json(path), "run": str(number), "start": str(number)})
+    assert f"the same in {len(records)} of {len(records)} runs" in write_report(folder).read_text()

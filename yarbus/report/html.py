@@ -160,6 +160,11 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix.removesuffix("."), ", ".join(map(str, value)) if isinstance(value, list) else str(value))]
 
 
+def _surroundings(environment: dict[str, Any]) -> dict[str, Any]:
+    """What a run ran in, without what names the run itself."""
+    return {key: value for key, value in environment.items() if key not in ("run", "stages", "start")}
+
+
 def _made(comparison: Comparison) -> Markup:
     """Command, environment, recipe and the way the intervals were made."""
     place = comparison.folder if not comparison.folder.is_absolute() else comparison.folder.name
@@ -174,10 +179,10 @@ def _made(comparison: Comparison) -> Markup:
     if comparison.note:
         parts.append(tag("p", comparison.note))
     parts.append(tag("p", STATISTICS))
-    environment = next((run.environment for run in comparison.runs if run.environment), {})
-    if environment:
+    recorded = [_surroundings(run.environment) for run in comparison.runs if run.environment]
+    if recorded:
+        environment = recorded[0]
         rows = [tag("tr", tag("th", key, scope="row"), tag("td", text)) for key, text in _flat(environment)]
-        recorded = [run.environment for run in comparison.runs if run.environment]
         same = sum(one == environment for one in recorded)
         title = "Environment" if len(recorded) == 1 else f"Environment (the same in {same} of {len(recorded)} runs)"
         parts.append(
