@@ -49,6 +49,11 @@ Build = Callable[[Mapping[str, Any]], dict[str, Method]]
 """Method words -> methods; ``methods`` brings it, since models do not know methods by name."""
 
 
+def _without_path(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without the folder it was read from, which means nothing on another machine."""
+    return {key: value for key, value in config.items() if key != "_name_or_path"}
+
+
 def _describe(model: nn.Module) -> dict[str, Any]:
     """What has to be known to attach the same again."""
     attachment = attachment_of(model)
@@ -61,7 +66,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
             "dim": encoder.dim,
             "fingerprint": fingerprint(encoder.state_dict()),
             "special_ids": sorted(model.base_model.context_special_ids),  # type: ignore[arg-type]
-            "config": encoder_config.to_dict() if encoder_config is not None else None,
+            "config": None if encoder_config is None else _without_path(encoder_config.to_dict()),
         }
     return {
         "schema": SCHEMA,
