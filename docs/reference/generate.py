@@ -208,7 +208,7 @@ def _section(cls: type[BaseModel]) -> list[str]:
 
 
 def _words(default: str) -> str:
-    return "its defaults" if default == "`QuestionSection()`" else default
+    return "its defaults" if default.endswith("Section()`") else default
 
 
 def recipes() -> str:
@@ -225,6 +225,9 @@ def recipes() -> str:
         recipe.Stage,
         recipe.DataSection,
         recipe.CompareSection,
+        recipe.RecordSection,
+        recipe.VisionGradientRecord,
+        recipe.RoutingRecord,
     )
     places = f"A place is one of {', '.join(f'`{place}`' for place in recipe.PLACES)}."
     groups = f"A group is one of {', '.join(f'`{group}`' for group in recipe.GROUPS)}."

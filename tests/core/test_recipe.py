@@ -131,6 +131,7 @@ def test_a_variant_is_the_recipe_but_for_its_differences(base):
 def test_a_stage_hash_covers_what_determines_its_weights(base):
     recipe = load_recipe(base)
     same = ["stages.align.log_every=1", "stages.align.num_workers=2", "stages.instruct.batch=16", "name=x"]
+    same += ["record.routing.every=5", "record={vision_gradient: {every: 1}}"]
     other = ["seed=1", "stages.align.batch=16", "model.base=other", "question.train_turns=all_human"]
     for change in same:
         assert stage_hash(load_recipe(base, [change]), "align") == stage_hash(recipe, "align"), change
@@ -138,6 +139,18 @@ def test_a_stage_hash_covers_what_determines_its_weights(base):
         assert stage_hash(load_recipe(base, [change]), "align") != stage_hash(recipe, "align"), change
     assert stage_hash(load_recipe(base, ["stages.align.batch=16"]), "instruct") != stage_hash(recipe, "instruct")
     assert stage_hash(variant(recipe, "frozen"), "align") == stage_hash(recipe, "align")
+
+
+def test_nothing_is_recorded_unless_asked_and_what_is_asked_is_spelled_out(base):
+    assert load_recipe(base).resolved()["record"] == {"vision_gradient": None, "routing": None}
+    asked = load_recipe(base, ["record.vision_gradient.every=5", "record.routing={every: 10}"])
+    assert asked.resolved()["record"] == {
+        "vision_gradient": {"every": 5, "dim": 65536},
+        "routing": {"every": 10, "samples": 64},
+    }
+    again = load_recipe(load_recipe(base).resolved(), ["record.routing.every=7"])
+    assert again.record.routing is not None and again.record.routing.every == 7
+    assert load_recipe(asked.resolved(), ["record.routing=null"]).record.routing is None
 
 
 def test_unknown_keys_at_any_depth_name_file_line_and_neighbour(base):
@@ -180,6 +193,13 @@ def test_an_inherited_fault_names_the_file_that_holds_it(base):
         ("stages={}", ""),
         ("question.train_turns=expand_turns", "use one of: sampled_turn, all_human"),
         ("seed=-1", "greater than or equal to 0"),
+        ("record.vision_gradient.every=0", "greater than or equal to 1"),
+        ("record.vision_gradient={every: 1, dim: 100000000}", "less than or equal to 10000000"),
+        ("record.vision_gradient={}", "missing key 'record.vision_gradient.every'"),
+        ("record.vision_gradient=true", "a valid mapping"),
+        ("record.vision_gradients={every: 1}", "use one of: vision_gradient"),
+        ("record.routing={every: 5, samples: 0}", "greater than or equal to 1"),
+        ("record.routing={every: 5, sample: 8}", "use one of: samples"),
         ("seed=08", "'08' (str)"),
         ("model=null", "a valid mapping"),
         ("compare.variants.bad={stages.instruct.bach: 1}", "variant 'bad': unknown key 'stages.instruct.bach'"),
@@ -237,7 +257,7 @@ PATHS = st.sampled_from(
         *("model", "question", "stages", "evaluation", "compare", "seed", "seed.x", "name"),
         *("stages.new", "stages.align", "stages.align.train", "stages.align.train.projector", "stages.align.data"),
         *("stages.align.data.0", "stages.align.learning_rate", "stages.instruct.train.vision.routing"),
-        *("compare.variants", "compare.variants.frozen"),
+        *("compare.variants", "compare.variants.frozen", "record", "record.routing", "record.vision_gradient"),
     ]
 )
 

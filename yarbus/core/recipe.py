@@ -159,6 +159,33 @@ class CompareSection(Section):
     variants: Annotated[dict[Name, dict[Word, Any]], Field(min_length=1)]
 
 
+class VisionGradientRecord(Section):
+    """Gradients of the eyes, kept while training, from which ``yarbus.analysis.agreement`` reads their direction."""
+
+    every: Count
+    """Optimizer steps between two records; about 1,000 over a stage are enough."""
+    dim: Annotated[int, Field(ge=1, le=10**7)] = 65536
+    """A gradient with more elements is count-sketched to this many, which moves a cosine by about 1/sqrt(dim)."""
+
+
+class RoutingRecord(Section):
+    """How the experts share out a fixed set of training rows, kept while training."""
+
+    every: Count
+    """Optimizer steps between two records; the state before the first step is always one."""
+    samples: Count = 64
+    """Training rows that are looked at, the same each time, spread evenly over tasks."""
+
+
+class RecordSection(Section):
+    """What is written down while the eyes train; it changes no weight and may change on resume."""
+
+    vision_gradient: VisionGradientRecord | None = None
+    """Writes ``stages/STAGE/gradients/step-000010.safetensors``; null: nothing."""
+    routing: RoutingRecord | None = None
+    """Writes ``stages/STAGE/routing.jsonl`` where vision holds a mixture of experts; null: nothing."""
+
+
 class Recipe(Section):
     """A whole experiment."""
 
@@ -170,6 +197,8 @@ class Recipe(Section):
     """In order; each starts from what the one before left."""
     evaluation: list[Word] = []
     """Benchmarks by name, or ``file:PATH``."""
+    record: RecordSection = RecordSection()
+    """Gradients and routing to write down while training."""
     compare: CompareSection | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides new tensors, dropout and the order of rows."""

@@ -9,6 +9,8 @@ tokens, and experts are stored stacked. ``merged`` routing and ``expert_jitter``
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import combinations
+from math import sqrt
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -157,6 +159,23 @@ class ContextualMixture(nn.Module):
         noise = torch.randn_like(self.down_weight)
         noise -= noise.mean(dim=1, keepdim=True)
         self.down_weight += noise * relative * self.down_weight.std()
+
+    @torch.no_grad()
+    def expert_distance(self) -> float:
+        """How far the experts have come apart: mean over pairs of ||W_i - W_j|| / ||mean W||, in fp32.
+
+        ``W_i`` is every tensor of expert i as one vector. 0 while the experts are copies, and for a single expert.
+        """
+        stacked = [self.up_weight, self.up_bias, self.gate_weight, self.gate_bias]
+        stacked += [self.down_weight.transpose(0, 1), self.down_bias]
+        by_expert = [tensor.flatten(1).float() for tensor in stacked if tensor is not None]  # [experts, numbers]
+        pairs = list(combinations(range(self.num_experts), 2))
+        if not pairs:
+            return 0.0
+        # Differences, not a Gram matrix: experts a thousandth apart would drown in its rounding.
+        squares = [sum(float((part[i] - part[j]).square().sum()) for part in by_expert) for i, j in pairs]
+        size = sqrt(sum(float(part.mean(dim=0).square().sum()) for part in by_expert))
+        return sum(map(sqrt, squares)) / len(pairs) / size
 
     def routing_weights(self, tokens: Float[Tensor, "*tokens dim"]) -> tuple[Float[Tensor, "images experts"], ImageMap]:
         """How much each expert counts for each image; rows sum to 1 (Eq. 9). Always computed in fp32."""

@@ -25,7 +25,7 @@ FREE_KEYS = frozenset(
     {"log_every", "checkpoint_every", "keep_checkpoints", "num_workers", "micro_batch", "gradient_checkpointing"}
 )
 """Of a stage: what may change on resume. The last two change rounding only."""
-FREE_SECTIONS = frozenset({"name", "evaluation", "compare"})
+FREE_SECTIONS = frozenset({"name", "evaluation", "compare", "record"})
 SHOWN_CHANGES = 6
 
 

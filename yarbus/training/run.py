@@ -9,7 +9,33 @@ from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.plugins import resolve
 from yarbus.core.recipe import load_recipe
 from yarbus.methods.assemble import load, load_adapter
+from yarbus.models.attachment import load_adapter_tensors
 from yarbus.models.load import load_base
+from yarbus.training import checkpoint
+from yarbus.training.folder import run_identity
+from yarbus.training.guarded import WEIGHTS
+from yarbus.training.snapshot import load_tensors
+
+
+def load_checkpoint(run: str | Path, step: int) -> tuple[nn.Module, Any]:
+    """The model and processor of a finished run as they were after ``step`` steps of its last stage.
+
+    Raises ``CheckpointError`` where that checkpoint was not kept or is damaged.
+    """
+    model, processor = load_run(run)
+    recipe = load_recipe(Path(run) / "recipe.yaml")
+    trained = [stage for stage in recipe.stages if (Path(run) / "stages" / stage).is_dir()]
+    folder = checkpoint.step_folder(Path(run) / "stages" / trained[-1] / "checkpoints", step)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"no checkpoint of step {step}",
+            where=run,
+            why="it was not kept",
+            fix="train again with a checkpoint_every that meets this step, and a higher keep_checkpoints",
+        )
+    checkpoint.verify(folder, run_identity(Path(run)))
+    load_adapter_tensors(model, load_tensors(folder / WEIGHTS))
+    return model, processor
 
 
 def load_run(source: str | Path) -> tuple[nn.Module, Any]:

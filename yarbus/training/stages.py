@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.recipe import Recipe, Stage
@@ -32,6 +32,7 @@ from yarbus.training.folder import Resume, adapter_hash, find_position, is_main,
 from yarbus.training.guarded import WEIGHTS, Reader
 from yarbus.training.metrics import MetricsWriter, drop_after
 from yarbus.training.progress import StageProgress
+from yarbus.training.recording import drop_records, record_gradients, record_routing
 from yarbus.training.snapshot import load_tensors
 from yarbus.training.trainer import GuardedTrainer
 
@@ -152,20 +153,29 @@ def _run_stage(
         return
     home.mkdir(parents=True, exist_ok=True)
     if is_main():
-        drop_after(home / "metrics.jsonl", 0 if folder is None else checkpoint.step_of(folder))
+        done = 0 if folder is None else checkpoint.step_of(folder)
+        drop_after(home / "metrics.jsonl", done)
+        drop_records(home, done)
     use_cache = getattr(model.config, "use_cache", None)
+    arguments = training_arguments(stage, home, steps, recipe.seed, stage_seed(recipe.seed, name))
+    collator = Collator(
+        processor, train_turns=recipe.question.train_turns, seed=recipe.seed, max_tokens=stage.max_tokens
+    )
+    recorders: list[Reader] = []
+    callbacks: list[TrainerCallback] = [MetricsWriter(home / "metrics.jsonl")]
+    if is_main():  # gradients are averaged over processes before anybody reads them
+        recorders += record_gradients(recipe.record, model, home)
+        callbacks += record_routing(recipe.record, model, home, samples, collator, arguments.train_batch_size)
     trainer = GuardedTrainer(
         model=model,
-        args=training_arguments(stage, home, steps, recipe.seed, stage_seed(recipe.seed, name)),
+        args=arguments,
         train_dataset=samples,
-        data_collator=Collator(
-            processor, train_turns=recipe.question.train_turns, seed=recipe.seed, max_tokens=stage.max_tokens
-        ),
+        data_collator=collator,
         learning_rates=stage.learning_rate,
-        readers=readers,
+        readers=[*recorders, *readers],
         run=run_id,
         facts=facts,
-        callbacks=[MetricsWriter(home / "metrics.jsonl")],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     shown = StageProgress(name)

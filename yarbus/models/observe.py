@@ -1,0 +1,136 @@
+"""What a model's eyes do with a batch: the contexts, routing and gaze that its modules notice, by image.
+
+One forward per batch, as in training but without dropout, gradient or labels. Every layout ends in the same shape,
+one entry per image that the tower saw; a row without a picture has none.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yarbus.models.attachment import attachment_of, is_attached
+from yarbus.models.context import ContextSlot, Recorder
+from yarbus.models.images import ImageMap
+from yarbus.models.vlm import VLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What was noticed, by image in the order of the batches; all of it on the CPU, numbers in fp32.
+
+    A model without a router notices no context, routing or gaze; one that reads no question has no text.
+    """
+
+    sample_ids: list[str]
+    """Id of the row that each image belongs to."""
+    contexts: dict[int, Tensor]
+    """Block -> [images, context_dim]."""
+    routing_weights: dict[int, Tensor]
+    """Block -> [images, experts]; rows sum to 1."""
+    gaze: dict[int, list[Tensor]]
+    """Block -> per image [tokens, heads], columns sum to 1. Tokens as the tower has them in its blocks: prefix tokens
+    first, and in Qwen2.5-VL patches by attention window, not by row of the picture."""
+    text: Tensor
+    """[images, text_dim] the bare pooled question, before any block's projection; [images, 0] without a question."""
+    features: Tensor
+    """[images, dim] mean over the tower's tokens that reach the projector."""
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each module gets its own mode back (a frozen text encoder never trains)."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _rows_of_images(vlm: VLM, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """[images] row of the batch that each image stands in, and tokens of each image where they are packed."""
+    is_image = batch["input_ids"] == vlm.image_token_id
+    units = vlm.family.units(vlm.config, batch, int(is_image.sum()))
+    ends_of_rows = is_image.sum(dim=1).cumsum(0)
+    return torch.searchsorted(ends_of_rows, units.placeholders.to(ends_of_rows).cumsum(0)), units.tower_lengths
+
+
+def _mean_by_image(tokens: Tensor, lengths: Tensor | None) -> Tensor:
+    """[images, dim] of tokens [images, tokens, dim], or of packed ones [total, dim]."""
+    tokens = tokens.float()
+    if lengths is None:
+        return tokens.mean(dim=1)
+    weights = (1 / lengths.float())[ImageMap(lengths, lengths).image_of_token()]
+    return ImageMap(lengths, lengths).weighted_sum(weights[:, None], tokens)[:, 0]
+
+
+def _forward(model: nn.Module, slot: ContextSlot, batch: Mapping[str, Any]) -> tuple[Recorder, Tensor, Tensor | None]:
+    """What the modules noticed, what the projector was handed, and the pooled question of each image."""
+    handed: list[tuple[Tensor, Tensor | None]] = []
+
+    def look(projector: nn.Module, args: tuple[Any, ...]) -> None:
+        context = slot.context  # there only while the forward runs
+        asked = context is not None and context.text is not None
+        handed.append((args[0].detach(), context.pooled_by_image() if context is not None and asked else None))
+
+    hook = VLM.of(model).projector.register_forward_pre_hook(look)
+    try:
+        with slot.recording() as recorder:
+            # One logit per row: nobody reads them, and all of them would be the largest tensor of the forward.
+            model(**batch, use_cache=False, logits_to_keep=1)
+    finally:
+        hook.remove()
+    if len(handed) != 1:
+        raise RuntimeError(f"the projector ran {len(handed)} times in one forward")
+    return recorder, *handed[0]
+
+
+@torch.no_grad()
+def observe(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> Observed:
+    """What the eyes notice in these batches (as ``data.collate.Collator`` makes them; ``sample_ids`` name the rows).
+
+    Changes nothing: training modes, gradients and random generators are afterwards as before.
+    """
+    vlm = VLM.of(model)
+    slot = attachment_of(model).slot if is_attached(model) else ContextSlot()
+    device = next(model.parameters()).device
+    sample_ids: list[str] = []
+    texts: list[Tensor] = []
+    features: list[Tensor] = []
+    contexts: dict[int, list[Tensor]] = {}
+    weights: dict[int, list[Tensor]] = {}
+    gaze: dict[int, list[Tensor]] = {}
+    with _evaluating(model):
+        for whole in batches:
+            if whole.get("pixel_values") is None:
+                continue
+            batch = {
+                name: value.to(device) if isinstance(value, Tensor) else value
+                for name, value in whole.items()
+                if name not in ("sample_ids", "labels")
+            }
+            rows, lengths = _rows_of_images(vlm, batch)
+            recorder, tokens, text = _forward(model, slot, batch)
+            sample_ids += [whole["sample_ids"][row] for row in rows.tolist()]
+            features.append(_mean_by_image(tokens, lengths).cpu())
+            texts.append(text.float().cpu() if text is not None else torch.zeros(len(rows), 0))
+            for kind, found in (("context", contexts), ("routing_weights", weights)):
+                for block, values in recorder.of(kind).items():
+                    found.setdefault(block, []).extend(value.float() for value in values)
+            for block, values in recorder.of("gaze").items():
+                for value in values:  # [images, tokens, heads], or [total, heads] where packed
+                    by_image = value.unbind() if lengths is None else value.split(lengths.tolist())
+                    gaze.setdefault(block, []).extend(one.float() for one in by_image)
+    return Observed(
+        sample_ids=sample_ids,
+        contexts={block: torch.cat(values) for block, values in contexts.items()},
+        routing_weights={block: torch.cat(values) for block, values in weights.items()},
+        gaze=gaze,
+        text=torch.cat(texts) if texts else torch.zeros(0, 0),
+        features=torch.cat(features) if features else torch.zeros(0, vlm.vision_dim),
+    )
