@@ -4,7 +4,6 @@ A comparison is a folder of runs. Stages before the last are trained once per di
 hash names the folder) and every variant starts from them.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from yarbus.core.records import make_folder, write_json
 from yarbus.core.table import closest
 from yarbus.report.html import write_report
 from yarbus.studies.work import Work, quieten
-from yarbus.studies.workers import work_off
+from yarbus.studies.workers import cores, work_off
 
 
 def _chosen(recipe: Recipe, variants: Sequence[str] | Mapping[str, Mapping[str, Any]] | None) -> Recipe:
@@ -36,7 +35,9 @@ def _chosen(recipe: Recipe, variants: Sequence[str] | Mapping[str, Mapping[str, 
     return load_recipe({**recipe.resolved(), "compare": {"variants": {name: own[name] for name in names}}})
 
 
-def _plan(recipe: Recipe, seeds: int, folder: Path) -> tuple[list[Work], dict[str, str], dict[str, dict[str, Any]]]:
+def _plan(
+    recipe: Recipe, seeds: int, folder: Path, checkpoints: tuple[int, ...] = (), diagnose: bool = False
+) -> tuple[list[Work], dict[str, str], dict[str, dict[str, Any]]]:
     """The works of a comparison, which must wait for which, and its runs as the record names them."""
     assert recipe.compare is not None
     works: dict[str, Work] = {}
@@ -61,7 +62,7 @@ def _plan(recipe: Recipe, seeds: int, folder: Path) -> tuple[list[Work], dict[st
             values = {**one.resolved(), "seed": seed, "name": label}
             works[label] = Work(
                 label=label, recipe=values, run=folder / label, start=start, stages=(last,),
-                benchmarks=tuple(one.evaluation),
+                benchmarks=tuple(one.evaluation), checkpoints=checkpoints, is_diagnosed=diagnose,
             )  # fmt: skip
             runs[label] = {"variant": name, "seed": seed, "folder": label}
     return list(works.values()), after, runs
@@ -100,6 +101,9 @@ def compare(
     progress: bool = True,
     command: str | None = None,
     note: str | None = None,
+    checkpoints: Sequence[int] = (),
+    diagnose: bool = False,
+    beside: str | None = None,
 ) -> Path:
     """Trains and evaluates every variant under every seed from the same start, and writes the report.
 
@@ -110,6 +114,9 @@ def compare(
         folder: where the runs go; None is ``comparisons/<recipe's name>``. An existing one is continued.
         jobs: runs at a time, one thread each; None is one per core, at most as many as there are variants.
         command: what the report names as its origin. ``note``: a sentence for the report.
+        checkpoints: steps of the last stage at which the benchmarks are asked too; their checkpoints must be kept.
+        diagnose: whether each run's contexts, routing, gaze, swapped questions and gradients are looked into.
+        beside: folder of another comparison that the report shows beside this one, labelled as such.
 
     Returns:
         The folder: ``comparison.json``, one run per variant and seed, ``report/index.html``.
@@ -125,7 +132,7 @@ def compare(
     folder = Path(folder) if folder is not None else Path("comparisons") / (recipe.name or "comparison")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the comparison is a file, not a folder", where=folder, fix="name another folder")
-    works, after, runs = _plan(recipe, seeds, folder)
+    works, after, runs = _plan(recipe, seeds, folder, tuple(checkpoints), diagnose)
     works = [work if work.benchmarks or work.label in runs else _shared_recipe(work) for work in works]
     assert recipe.compare is not None
     _check(recipe, works, folder)
@@ -138,9 +145,9 @@ def compare(
         "command": command or f"yarbus.compare({recipe.name!r}, seeds={seeds})",
         "tasks": recipe.evaluation,
         "note": note,
+        "beside": beside,
     }
     write_json(folder / "comparison.json", record)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    work_off(works, after, jobs or max(1, min(cores, len(runs))), progress)
+    work_off(works, after, jobs or max(1, min(cores(), len(runs))), progress)
     write_report(folder)
     return folder

@@ -23,6 +23,10 @@ class Work:
     benchmarks: tuple[str, ...]
     batch: int = 64
     """Questions per evaluation batch."""
+    checkpoints: tuple[int, ...] = ()
+    """Steps of the last stage at which the benchmarks are asked too, besides the end."""
+    is_diagnosed: bool = False
+    """Whether the run's ``analysis/`` is made."""
 
     @property
     def steps(self) -> int | None:
@@ -35,8 +39,23 @@ class Work:
 
     def is_finished(self) -> bool:
         """Whether the run is trained and every question of every benchmark has a reply."""
-        scores = [benchmark_folder(self.run, name, "official") / "scores.json" for name in self.benchmarks]
-        return self.is_trained() and all(path.is_file() and _is_complete(read_record(path)) for path in scores)
+        places = ["final", *map(checkpoint_name, self.checkpoints)]
+        scores = [
+            benchmark_folder(self.run, name, "official", place) / "scores.json"
+            for name in self.benchmarks
+            for place in places
+        ]
+        diagnosed = not self.is_diagnosed or (self.run / "analysis" / "index.json").is_file()
+        return (
+            self.is_trained()
+            and diagnosed
+            and all(path.is_file() and _is_complete(read_record(path)) for path in scores)
+        )
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of evaluations after so many steps."""
+    return f"step-{step:06d}"
 
 
 def _is_complete(scores: Mapping[str, Any]) -> bool:
@@ -48,7 +67,7 @@ def do(work: Work) -> None:
     import torch
 
     from yarbus.evaluation.runner import evaluate
-    from yarbus.training.run import load_run
+    from yarbus.training.run import load_checkpoint, load_run
     from yarbus.training.stages import train
 
     torch.set_num_threads(1)
@@ -57,6 +76,16 @@ def do(work: Work) -> None:
     if work.benchmarks:
         model, processor = load_run(work.run)
         evaluate(model, processor, list(work.benchmarks), work.run, batch=work.batch, progress=False)
+        for step in work.checkpoints:
+            model, processor = load_checkpoint(work.run, step)
+            place = checkpoint_name(step)
+            evaluate(
+                model, processor, list(work.benchmarks), work.run, checkpoint=place, batch=work.batch, progress=False
+            )
+    if work.is_diagnosed and not (work.run / "analysis" / "index.json").is_file():
+        from yarbus.studies.diagnose import diagnose
+
+        diagnose(work.run, progress=False)
 
 
 def quieten() -> None:

@@ -22,6 +22,11 @@ SECONDS_BETWEEN_LOOKS = 1.0
 TERMINATED = 128 + signal.SIGTERM
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Workers inherit this: two threads each on two cores are slower than one."""
