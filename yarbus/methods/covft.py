@@ -314,3 +314,9 @@ class CoVFT(Method):
             router = {id(parameter) for module in routing for parameter in module.parameters()}
             attachment.train([p for p in mixture.parameters() if id(p) not in router], group="vision_new")
             attachment.train([p for module in routing for p in module.parameters()], group="router")
+
+
+def mixtures_of(model: nn.Module) -> dict[int, ContextualMixture]:
+    """The model's mixtures of more than one expert, by block from the first on."""
+    found = [module for module in model.modules() if isinstance(module, ContextualMixture) and module.num_experts > 1]
+    return {mixture.block_index: mixture for mixture in sorted(found, key=lambda mixture: mixture.block_index)}

@@ -29,7 +29,7 @@ from yarbus.core.recipe import RecordSection
 from yarbus.core.records import JsonlWriter, make_folder
 from yarbus.data.collate import Collator, Visit
 from yarbus.data.sample import Sample
-from yarbus.methods.covft import ContextualMixture
+from yarbus.methods.covft import ContextualMixture, mixtures_of
 from yarbus.models.attachment import parameter_groups
 from yarbus.models.observe import observe
 from yarbus.models.vlm import VLM
@@ -138,12 +138,6 @@ def probe_rows(samples: Sequence[Sample], count: int) -> list[int]:
             if by_task[task] and len(chosen) < count:
                 chosen.append(by_task[task].pop())
     return sorted(chosen)
-
-
-def mixtures_of(model: nn.Module) -> dict[int, ContextualMixture]:
-    """The mixtures of more than one expert, by block."""
-    found = [module for module in model.modules() if isinstance(module, ContextualMixture) and module.num_experts > 1]
-    return {mixture.block_index: mixture for mixture in sorted(found, key=lambda mixture: mixture.block_index)}
 
 
 def entropies(weights: Float[Tensor, "images experts"]) -> Float[Tensor, " images"]:

@@ -74,7 +74,7 @@ def train(
     if start is not None:
         model, processor = load_adapter(model, processor, start)
     for index, name in enumerate(names):
-        _begin_stage(model, processor, recipe, name)
+        begin_stage(model, processor, recipe, name)
         facts = {"stage": name, "base": attachment_of(model).base_fingerprint}
         facts["starts_from"] = tensors_hash(adapter_tensors(model))
         if index < names.index(position.stage):
@@ -111,7 +111,7 @@ def stage_seed(seed: int, stage: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {stage}".encode()).digest()[:4])
 
 
-def _begin_stage(model: nn.Module, processor: Any, recipe: Recipe, name: str) -> None:
+def begin_stage(model: nn.Module, processor: Any, recipe: Recipe, name: str) -> None:
     """Attaches what the stage names, on the CPU under the stage's seed: new tensors are the same on every device."""
     model.cpu()
     set_seed(stage_seed(recipe.seed, name))
