@@ -8,10 +8,14 @@ PYTEST_WORKERS ?= 2
 # One torch thread per process: two under contention were measured up to 8 times slower than one.
 export OMP_NUM_THREADS := 1
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint study
 
 quickstart: $(INSTALLED)
 	$(BIN)/yarbus quickstart
+
+# Hours on two cores; goes on where it was interrupted, and commits each finished part under results/study.
+study: $(INSTALLED)
+	$(BIN)/python results/study.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile

@@ -157,6 +157,8 @@ class CompareSection(Section):
     """Variants of the recipe, each its difference: dotted path -> value."""
 
     variants: Annotated[dict[Name, dict[Word, Any]], Field(min_length=1)]
+    beside: Word | None = None
+    """Folder of another comparison, or its ``digest.json``, that reports show beside this one, labelled as such."""
 
 
 class VisionGradientRecord(Section):

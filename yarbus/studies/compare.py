@@ -21,8 +21,7 @@ from yarbus.studies.workers import cores, work_off
 def _chosen(recipe: Recipe, variants: Sequence[str] | Mapping[str, Mapping[str, Any]] | None) -> Recipe:
     """The recipe with the variants to compare: some of its own by name, or others by their differences."""
     if isinstance(variants, Mapping):
-        values = {**recipe.resolved(), "compare": {"variants": {name: dict(paths) for name, paths in variants.items()}}}
-        return load_recipe(values)
+        return _with(recipe, {name: dict(paths) for name, paths in variants.items()})
     own = recipe.compare.variants if recipe.compare is not None else {}
     if not own:
         raise ConfigError("the recipe names no variants", fix="add compare.variants, or pass them")
@@ -32,11 +31,20 @@ def _chosen(recipe: Recipe, variants: Sequence[str] | Mapping[str, Mapping[str, 
             raise ConfigError(f"unknown variant '{name}'", fix=f"use one of: {closest(name, list(own))}")
     if not names:
         raise ConfigError("no variant to compare", fix=f"use some of: {', '.join(own)}")
-    return load_recipe({**recipe.resolved(), "compare": {"variants": {name: own[name] for name in names}}})
+    return _with(recipe, {name: own[name] for name in names})
+
+
+def _with(recipe: Recipe, variants: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    values = recipe.resolved()
+    return load_recipe({**values, "compare": {**(values["compare"] or {}), "variants": variants}})
 
 
 def _plan(
-    recipe: Recipe, seeds: int, folder: Path, checkpoints: tuple[int, ...] = (), diagnose: bool = False
+    recipe: Recipe,
+    seeds: int,
+    folder: Path,
+    checkpoints: tuple[int, ...] = (),
+    diagnose: Mapping[str, int] | None = None,
 ) -> tuple[list[Work], dict[str, str], dict[str, dict[str, Any]]]:
     """The works of a comparison, which must wait for which, and its runs as the record names them."""
     assert recipe.compare is not None
@@ -62,7 +70,7 @@ def _plan(
             values = {**one.resolved(), "seed": seed, "name": label}
             works[label] = Work(
                 label=label, recipe=values, run=folder / label, start=start, stages=(last,),
-                benchmarks=tuple(one.evaluation), checkpoints=checkpoints, is_diagnosed=diagnose,
+                benchmarks=tuple(one.evaluation), checkpoints=checkpoints, diagnosis=None if diagnose is None else dict(diagnose),
             )  # fmt: skip
             runs[label] = {"variant": name, "seed": seed, "folder": label}
     return list(works.values()), after, runs
@@ -102,8 +110,7 @@ def compare(
     command: str | None = None,
     note: str | None = None,
     checkpoints: Sequence[int] = (),
-    diagnose: bool = False,
-    beside: str | None = None,
+    diagnose: Mapping[str, int] | None = None,
 ) -> Path:
     """Trains and evaluates every variant under every seed from the same start, and writes the report.
 
@@ -115,8 +122,8 @@ def compare(
         jobs: runs at a time, one thread each; None is one per core, at most as many as there are variants.
         command: what the report names as its origin. ``note``: a sentence for the report.
         checkpoints: steps of the last stage at which the benchmarks are asked too; their checkpoints must be kept.
-        diagnose: whether each run's contexts, routing, gaze, swapped questions and gradients are looked into.
-        beside: folder of another comparison that the report shows beside this one, labelled as such.
+        diagnose: sizes for ``yarbus.studies.diagnose``, such as ``{"samples": 1000}``: each run's contexts, routing,
+            gaze, swapped questions and gradients are then looked into; None leaves that out.
 
     Returns:
         The folder: ``comparison.json``, one run per variant and seed, ``report/index.html``.
@@ -145,7 +152,7 @@ def compare(
         "command": command or f"yarbus.compare({recipe.name!r}, seeds={seeds})",
         "tasks": recipe.evaluation,
         "note": note,
-        "beside": beside,
+        "beside": recipe.compare.beside,
     }
     write_json(folder / "comparison.json", record)
     work_off(works, after, jobs or max(1, min(cores(), len(runs))), progress)

@@ -28,7 +28,7 @@ def refuse_another(recipe: Recipe, works: Sequence[Work], folder: Path) -> None:
     begun = {path.parent for path in folder.glob("*/recipe.yaml") if has_progress(path.parent)}
     if not begun:
         return
-    _refuse_other_recipe(recipe, folder)
+    refuse_other_recipe(recipe, folder / "comparison.json", "another comparison is in this folder")
     for work in works:
         if work.run in begun:
             start = None if work.start is None else _start_of(work, work.start)
@@ -47,21 +47,17 @@ def _start_of(work: Work, start: Path) -> str:
     return adapter_hash(start)
 
 
-def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
-    path = folder / "comparison.json"
-    if not path.is_file():
+def refuse_other_recipe(recipe: Recipe, record: Path, what: str) -> None:
+    """Raises ``ConfigError`` where a study's record holds a recipe that would give other results; none is fine."""
+    if not record.is_file():
         return
-    old = read_record(path).get("recipe")
+    old = read_record(record).get("recipe")
     if not isinstance(old, dict):
-        raise CheckpointError("damaged record", where=path, why="it holds no 'recipe'", fix="name another folder")
+        raise CheckpointError("damaged record", where=record, why="it holds no 'recipe'", fix="name another folder")
     changed = differences(load_recipe(old).resolved(), recipe.resolved())
     if changed:
-        raise ConfigError(
-            "another comparison is in this folder",
-            where=folder,
-            why="; ".join(changed[:3]),
-            fix="restore it, or name another folder",
-        )
+        why = "; ".join(changed[:3])
+        raise ConfigError(what, where=record.parent, why=why, fix="restore it, or name another folder")
 
 
 def _refuse_other_weights(trained: Sequence[Work]) -> None:

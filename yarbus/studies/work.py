@@ -25,8 +25,8 @@ class Work:
     """Questions per evaluation batch."""
     checkpoints: tuple[int, ...] = ()
     """Steps of the last stage at which the benchmarks are asked too, besides the end."""
-    is_diagnosed: bool = False
-    """Whether the run's ``analysis/`` is made."""
+    diagnosis: dict[str, int] | None = None
+    """Sizes with which the run's ``analysis/`` is made; None makes none."""
 
     @property
     def steps(self) -> int | None:
@@ -45,7 +45,7 @@ class Work:
             for name in self.benchmarks
             for place in places
         ]
-        diagnosed = not self.is_diagnosed or (self.run / "analysis" / "index.json").is_file()
+        diagnosed = self.diagnosis is None or (self.run / "analysis" / "index.json").is_file()
         return (
             self.is_trained()
             and diagnosed
@@ -82,10 +82,10 @@ def do(work: Work) -> None:
             evaluate(
                 model, processor, list(work.benchmarks), work.run, checkpoint=place, batch=work.batch, progress=False
             )
-    if work.is_diagnosed and not (work.run / "analysis" / "index.json").is_file():
+    if work.diagnosis is not None and not (work.run / "analysis" / "index.json").is_file():
         from yarbus.studies.diagnose import diagnose
 
-        diagnose(work.run, progress=False)
+        diagnose(work.run, progress=False, **work.diagnosis)
 
 
 def quieten() -> None:
