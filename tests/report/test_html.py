@@ -48,7 +48,7 @@ def test_page_is_well_formed_and_uses_semantic_elements(page):
 
 
 def test_page_names_no_address_outside_itself(page):
-    assert not re.search(r"""\b(?:src|href|action)=["'](?!data:)|url\(""", page)
+    assert not re.search(r"""\b(?:src|href|action)=["'](?!data:|#)|url\((?!data:)""", page)
     assert not re.search(r"https?://|//cdn|@import", page)
 
 
@@ -78,10 +78,10 @@ def test_page_holds_command_note_intervals_and_chance(tmp_path):
 def test_numbers_can_be_downloaded_from_the_page(page):
     found = re.findall(r'href="data:text/csv;base64,([^"]+)" download="[^"]+-(\w+)\.csv"', page)
     links = {name: b64decode(data).decode() for data, name in found}
-    scores, differences, curves = (links[kind] for kind in ("scores", "differences", "curves"))
+    scores, differences, curves = (links[kind] for kind in ("scores", "frozen", "align"))
     assert scores.splitlines()[0] == "task,variant,accuracy,low,high,chance,questions,seeds"
     assert len(scores.splitlines()) == 1 + 6 * 4
-    assert len(differences.splitlines()) == 1 + 2 * 6 * 3
+    assert len(differences.splitlines()) == 1 + 6 * 3
     assert curves.splitlines()[1].startswith("align,shared by all,10,")
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from tests.report.synthetic import write_comparison, write_run
+from tests.report.synthetic_diagnosis import diagnose, write_conflict
 from yarbus.core.errors import CheckpointError, ConfigError
-from yarbus.report.runs import read_comparison, read_run
+from yarbus.report.runs import find_folder, is_conflict, read_comparison, read_conflict, read_run
 
 
 def test_a_comparison_reads_its_runs_by_variant_and_seed(comparison_folder):
@@ -78,3 +79,29 @@ def test_a_folder_without_records_is_refused_and_a_damaged_record_is_named(tmp_p
     (folder / "comparison.json").write_text('{"variants": []}')
     with pytest.raises(CheckpointError, match="no 'seeds'"):
         read_comparison(folder)
+
+
+def test_records_of_a_diagnosis_are_read_with_their_run(tmp_path):
+    diagnose(tmp_path, [], routed=True)
+    run = read_run(tmp_path)
+    assert set(run.analysis) == {"agreement", "contexts", "gaze", "routing", "swapped"}
+    assert list(run.routing) == ["instruct"] and run.routing["instruct"][0]["step"] == 0
+    (tmp_path / "analysis" / "gaze.json").write_text("[")
+    with pytest.raises(CheckpointError, match=r"gaze\.json"):
+        read_run(tmp_path)
+
+
+def test_a_conflict_folder_is_known_by_its_record_unless_it_is_a_comparison(tmp_path):
+    assert not is_conflict(tmp_path)
+    write_conflict(tmp_path)
+    assert is_conflict(tmp_path)
+    assert read_conflict(tmp_path).record["advice"]["verdict"] == "conflict"
+    (tmp_path / "comparison.json").write_text("{}")
+    assert not is_conflict(tmp_path)
+
+
+def test_a_folder_is_found_as_written_or_beside_the_record(tmp_path):
+    (tmp_path / "study").mkdir()
+    assert find_folder("study", tmp_path) == tmp_path / "study"
+    assert find_folder(str(tmp_path / "study"), tmp_path / "elsewhere") == tmp_path / "study"
+    assert find_folder("gone", tmp_path) is None

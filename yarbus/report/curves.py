@@ -3,10 +3,12 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, log10
 
+from yarbus.report.estimates import number
+from yarbus.report.figure import Figure
 from yarbus.report.look import SHARED, Look, ticks
-from yarbus.report.markup import Markup, tag
+from yarbus.report.markup import Markup, join, tag
 from yarbus.report.runs import Comparison, Row
 
 MIN_SMOOTHED = 20
@@ -26,19 +28,15 @@ class Curve:
     wall_seconds: float | None
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) else None
-
-
 def _loss_rows(rows: list[Row]) -> list[tuple[float, float]]:
     """(step, loss) of the lines that have both as finite numbers."""
-    pairs = [(_number(row.get("step")), _number(row.get("loss"))) for row in rows]
+    pairs = [(number(row.get("step")), number(row.get("loss"))) for row in rows]
     return [(step, loss) for step, loss in pairs if step is not None and loss is not None]
 
 
 def _wall_seconds(rows: list[Row]) -> float | None:
     """Seconds of the stage: the last of the clock readings, or their sum where they are not cumulative."""
-    found = [seconds for row in rows if (seconds := _number(row.get("wall_seconds"))) is not None]
+    found = [seconds for row in rows if (seconds := number(row.get("wall_seconds"))) is not None]
     if not found:
         return None
     return found[-1] if found == sorted(found) else sum(found)
@@ -101,7 +99,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def curve_figure(stage: str, some: list[Curve], look: Look) -> Markup:
+def curve_figure(stage: str, some: list[Curve], look: Look) -> Figure:
     """Loss by step of every variant in one stage; the numbers lie beside it for the pointer (page.js)."""
     is_log, y_marks = _scale([loss for curve in some for loss in curve.losses])
     x_marks = ticks(0.0, max(curve.steps[-1] for curve in some), most=6)
@@ -165,12 +163,6 @@ def curve_figure(stage: str, some: list[Curve], look: Look) -> Markup:
         how.append("mean over seeds")
     if is_log:
         how.append("logarithmic axis")
-    caption = tag(
-        "figcaption",
-        tag("strong", f"Training loss by step, stage {stage}. "),
-        reading,
-        tag("span", f" {'; '.join(how).capitalize()}.", class_="quiet"),
-    )
     described = "; ".join(f"{curve.variant} from {curve.losses[0]:.3g} to {curve.losses[-1]:.3g}" for curve in some)
     chart = tag(
         "svg",
@@ -190,12 +182,17 @@ def curve_figure(stage: str, some: list[Curve], look: Look) -> Markup:
         class_="plot",
     )
     readout = tag("p", Markup("&nbsp;"), class_="readout", aria_hidden="true")
-    return tag(
-        "figure",
-        caption,
-        tag("ul", *legend, class_="legend"),
-        plot,
-        readout,
-        tag("script", values, type="application/json"),
-        class_="curves",
+    return Figure(
+        name=f"curves-{stage}",
+        title=f"Training loss by step, stage {stage}",
+        reading=reading,
+        how=f"{'; '.join(how).capitalize()}.",
+        body=join([tag("ul", *legend, class_="legend"), plot, readout, tag("script", values, type="application/json")]),
+        header=["stage", "variant", "step", "loss"],
+        rows=[
+            [stage, curve.variant, step, loss]
+            for curve in some
+            for step, loss in zip(curve.steps, curve.losses, strict=True)
+        ],
+        classes="curves",
     )

@@ -87,7 +87,7 @@ def embed(path: Path) -> tuple[str, bool] | None:
     return f"data:image/{kind.lower()};base64,{b64encode(buffer.getvalue()).decode()}", tiny
 
 
-def _find(name: str, folder: Path) -> Path:
+def find_picture(name: str, folder: Path) -> Path:
     """A picture's path as recorded, or below the folder of the records."""
     path = Path(name)
     return path if path.exists() else folder / name
@@ -101,7 +101,7 @@ def _picture(row: Row, folder: Path) -> Markup:
     images = row.get("images") or []
     if not images:
         return tag("p", "no picture", class_="nopicture")
-    found = embed(_find(images[0], folder))
+    found = embed(find_picture(images[0], folder))
     if found is None:
         return tag("p", f"picture not found: {Path(images[0]).name}", class_="nopicture")
     more = tag("p", f"first of {len(images)} pictures", class_="quiet") if len(images) > 1 else ""

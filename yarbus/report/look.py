@@ -1,4 +1,4 @@
-"""How a variant looks: one colour, one marker and one kind of line everywhere on a page; and round axis marks."""
+"""How a name looks: one colour, one marker and one kind of line everywhere on a page; and round axis marks."""
 
 from dataclasses import dataclass
 from math import ceil, floor, log10
@@ -20,30 +20,42 @@ SHARED = "shared by all"
 
 @dataclass(frozen=True)
 class Look:
-    """Colour, marker and line of every variant of a page."""
+    """Colour, marker and line of every name in a picture: variants, tasks, or a measure and its control."""
 
-    variants: list[str]
+    names: list[str]
+    neutral: tuple[str, ...] = ("frozen", SHARED)
+    """What stands in grey with a round marker: what the others are compared with."""
 
-    def _index(self, variant: str) -> int:
-        """0 is the neutral grey of ``frozen`` and of what all share; the others count from 1."""
-        if variant in ("frozen", SHARED):
+    def _index(self, name: str) -> int:
+        """0 is neutral; the others count from 1."""
+        if name in self.neutral:
             return 0
-        return 1 + [name for name in self.variants if name != "frozen"].index(variant)
+        return 1 + [other for other in self.names if other not in self.neutral].index(name)
 
-    def colour(self, variant: str) -> str:
+    def colour(self, name: str) -> str:
         """CSS class that sets ``--c``."""
-        index = self._index(variant)
+        index = self._index(name)
         return "v0" if index == 0 else f"v{1 + (index - 1) % (NUM_COLOURS - 1)}"
 
-    def dash(self, variant: str) -> str:
-        """Dash pattern of the variant's line."""
-        return DASHES[self._index(variant) % len(DASHES)]
+    def dash(self, name: str) -> str:
+        """Dash pattern of the name's line."""
+        return DASHES[self._index(name) % len(DASHES)]
 
-    def marker(self, variant: str, **attributes: object) -> Markup:
-        """The variant's marker; decoration, since its name always stands beside it."""
-        shape = Markup(SHAPES[self._index(variant) % len(SHAPES)])
-        classes = f"marker {self.colour(variant)}"
-        return tag("svg", shape, class_=classes, viewBox="0 0 16 16", aria_hidden="true", **attributes)
+    def shape(self, name: str) -> int:
+        """Index of the name's marker."""
+        return self._index(name) % len(SHAPES)
+
+    def marker(self, name: str, **attributes: object) -> Markup:
+        """The name's marker; decoration, since the name always stands beside it."""
+        classes = f"marker {self.colour(name)}"
+        return tag(
+            "svg",
+            Markup(SHAPES[self.shape(name)]),
+            class_=classes,
+            viewBox="0 0 16 16",
+            aria_hidden="true",
+            **attributes,
+        )
 
 
 def ticks(low: float, high: float, most: int = 7) -> list[float]:

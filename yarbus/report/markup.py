@@ -6,7 +6,7 @@ A question may hold ``<script>``; only what :func:`tag` returns counts as markup
 from collections.abc import Iterable
 from html import escape
 
-VOID = {"col", "img"}
+VOID = {"br", "col", "img"}
 
 
 class Markup(str):

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from yarbus.core.errors import CheckpointError, ConfigError
+from yarbus.core.plugins import resolve
 from yarbus.core.records import read_json, read_jsonl, read_record
 
 Row = dict[str, Any]
@@ -45,6 +46,10 @@ class Run:
     plan: Any = None
     curves: dict[str, list[Row]] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
+    analysis: dict[str, Row] = field(default_factory=dict)
+    """Records of ``analysis/`` by name: what was asked of the trained model."""
+    routing: dict[str, list[Row]] = field(default_factory=dict)
+    """Lines of routing.jsonl by stage: routing while training."""
 
     @property
     def final_evaluations(self) -> list[Evaluation]:
@@ -70,6 +75,10 @@ class Comparison:
     recipe: Any = None
     command: str = ""
     note: str | None = None
+    conflict: Row = field(default_factory=dict)
+    """conflict.json of the folder; empty if there is none."""
+    beside: str | None = None
+    """Folder of another study, to be shown for comparison."""
 
     def runs_of(self, variant: str) -> list[Run]:
         """The runs of one variant, by seed."""
@@ -114,11 +123,12 @@ def _recipe(folder: Path) -> Row:
     return found
 
 
-def _stage_order(folder: Path, recipe: Row) -> list[str]:
-    """Stage names in the order of the run's recipe, then by name."""
-    present = sorted(path.parent.name for path in (folder / "stages").glob("*/metrics.jsonl"))
+def _by_stage(folder: Path, recipe: Row, file: str) -> dict[str, list[Row]]:
+    """The lines of one file of every stage that has it, in the order of the run's recipe, then by name."""
+    present = sorted(path.parent.name for path in (folder / "stages").glob(f"*/{file}"))
     named = [name for name in recipe.get("stages", {}) if name in present]
-    return named + [name for name in present if name not in named]
+    order = named + [name for name in present if name not in named]
+    return {name: read_jsonl(folder / "stages" / name / file) for name in order}
 
 
 def read_run(folder: Path, variant: str | None = None, seed: int | None = None) -> Run:
@@ -136,8 +146,10 @@ def read_run(folder: Path, variant: str | None = None, seed: int | None = None) 
         seed=seed,
         environment=_read(folder / "environment.json"),
         plan=read_json(folder / "plan.json") if (folder / "plan.json").exists() else None,
-        curves={name: read_jsonl(folder / "stages" / name / "metrics.jsonl") for name in _stage_order(folder, recipe)},
+        curves=_by_stage(folder, recipe, "metrics.jsonl"),
         evaluations=_evaluations(folder),
+        analysis={path.stem: read_record(path) for path in sorted((folder / "analysis").glob("*.json"))},
+        routing=_by_stage(folder, recipe, "routing.jsonl"),
     )
 
 
@@ -197,4 +209,42 @@ def read_comparison(folder: Path | list[Path]) -> Comparison:
         recipe=record.get("recipe"),
         command=record.get("command", ""),
         note=record.get("note"),
+        conflict=_read(folder / "conflict.json"),
+        beside=record.get("beside"),
+    )
+
+
+def find_folder(name: str, beside: Path) -> Path | None:
+    """A folder that a record names: a plug-in's, as written, or below the record's own; None if it is not there."""
+    try:
+        found = Path(resolve(name))
+    except ConfigError:  # a plug-in that is not installed here
+        return None
+    return next((place for place in (found, beside / name) if place.is_dir()), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """A folder of ``yarbus conflict``: its record and, where one was given, the trained run."""
+
+    name: str
+    folder: Path
+    record: Row
+    run: Run | None = None
+
+
+def is_conflict(folder: Path) -> bool:
+    """The folder holds a diagnosis of its own and no comparison."""
+    return (folder / "conflict.json").exists() and not (folder / "comparison.json").exists()
+
+
+def read_conflict(folder: Path) -> Conflict:
+    """The diagnosis in a folder, with the run that it names if that is still there."""
+    record = read_record(folder / "conflict.json")
+    place = find_folder(str(record["run"]), folder) if record.get("run") else None
+    return Conflict(
+        name=str(record.get("name") or folder.resolve().name),
+        folder=folder,
+        record=record,
+        run=None if place is None else read_run(place),
     )

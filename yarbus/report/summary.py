@@ -300,3 +300,12 @@ def summarise(comparison: Comparison) -> Summary:
         unfinished=[f"{variant}, seed {seed}" for variant, seed in missing],
         num_errors=sum(row.get("error") is not None for some in answers.values() for row in some.values()),
     )
+
+
+def contrast(comparison: Comparison, reference: str, variant: str) -> Contrast | None:
+    """Variant minus reference on the mean of the tasks that both have answered, whatever the page's references are."""
+    answers, chances = answers_of(comparison)
+    a, b = answers[variant], answers[reference]
+    tasks = [task for task in chances if {task} <= {key[0] for key in a} & {key[0] for key in b}]
+    found = _difference(a, b, tasks) if tasks else None
+    return None if found is None else Contrast(MEAN, reference, variant, found)

@@ -78,3 +78,40 @@ def to_json(comparison: Comparison, summary: Summary) -> dict[str, Any]:
         "unfinished": summary.unfinished,
         "num_errors": summary.num_errors,
     }  # fmt: skip
+
+
+def _estimate(estimate: dict[str, Any] | None, digits: int = 2) -> Text:
+    if estimate is None or estimate["mean"] is None:
+        return Text("\N{EN DASH}")
+    value = f"{estimate['mean']:+.{digits}f}"
+    if estimate["low"] is None:
+        return Text(value)
+    interval = f"{estimate['low']:+.{digits}f} to {estimate['high']:+.{digits}f}"
+    return Text.assemble(value, "\n", (interval, "dim"))
+
+
+def conflict_table(record: dict[str, Any]) -> Group:
+    """A conflict study for the terminal: advice, cosines by block with their control, cost of sharing by task."""
+    advice, gradients = record["advice"], record["gradients"]
+    title = "Cosine of gradients by block (95 % interval); the ceiling is what two halves of one task reach"
+    blocks = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("block", "between tasks", "ceiling", "noise corrected", "opposing"):
+        blocks.add_column(name, justify="right")
+    for line in [*gradients["by_block"], {**gradients["overall"], "block": "all"}]:
+        share = "" if line["opposing"] is None else f"{percent(line['opposing'])} %"
+        cells = (_estimate(line[key]) for key in ("across", "same_task", "corrected"))
+        blocks.add_row(str(line["block"]), *cells, share)
+    parts: list[Any] = [Text(advice["headline"], style="bold"), *map(Text, advice["sentences"])]
+    parts += [Text(advice["sureness"], style="dim"), Text(""), blocks]
+    if record["gap"] is not None:
+        title = f"Short runs of {record['gap']['steps']} steps: {record['gap']['unit']} (95 % interval)"
+        tasks = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for name in ("task", "alone", "mixture", "frozen", "cost of sharing", "gain of tuning"):
+            tasks.add_column(name, justify="left" if name == "task" else "right")
+        for task, line in record["gap"]["tasks"].items():
+            losses = (f"{line[key]:.3f}" for key in ("alone", "mix", "frozen"))
+            tasks.add_row(Text(task), *losses, _estimate(line["gap"], 3), _estimate(line["gain"], 3))
+        parts += [Text(""), tasks]
+    if record["missing"]:
+        parts += [Text(""), Text("Not measured: " + "; ".join(record["missing"]) + ".", style="dim")]
+    return Group(*parts)

@@ -1,0 +1,127 @@
+"""The table of scores: tasks by variants, with what guessing reaches and an interval beside every number."""
+
+from collections.abc import Sequence
+
+from yarbus.report.figure import Figure, caption
+from yarbus.report.look import Look
+from yarbus.report.markup import Markup, tag
+from yarbus.report.runs import Comparison
+from yarbus.report.summary import MEAN, REFERENCES, Cell, Line, Summary, percent
+
+TITLE = "Accuracy in percent"
+MANY = 5
+"""More variants than this stand closer together."""
+
+
+def _number(cell: Cell | None) -> Markup:
+    if cell is None:
+        return tag("td", tag("span", "\N{EN DASH}", class_="quiet"))
+    return tag("td", percent(cell.value), tag("small", f"{percent(cell.low)}\N{EN DASH}{percent(cell.high)}"))
+
+
+def _score_row(line: Line, variants: Sequence[str]) -> Markup:
+    chance = tag("td", "\N{EN DASH}" if line.chance is None else percent(line.chance), class_="chance")
+    cells = (_number(line.cells.get(variant)) for variant in variants)
+    return tag("tr", tag("th", line.task, scope="row"), chance, *cells)
+
+
+def _difference_rows(summary: Summary, variants: Sequence[str]) -> list[Markup]:
+    """The mean's paired differences to each reference that takes part."""
+    total = summary.mean.task if summary.mean else summary.lines[0].task if summary.lines else MEAN
+    rows = []
+    for reference in REFERENCES:
+        found = {variant: summary.contrast(total, reference, variant) for variant in variants}
+        if not any(found.values()):
+            continue
+        cells = []
+        for contrast in found.values():
+            if contrast is None:
+                cells.append(tag("td", tag("span", "\N{EN DASH}", class_="quiet")))
+                continue
+            d = contrast.difference
+            interval = tag("small", f"{percent(d.low, True)} to {percent(d.high, True)}")
+            cells.append(tag("td", percent(d.mean, True), interval, class_="open" if d.includes_zero else None))
+        rows.append(
+            tag("tr", tag("th", f"minus {reference}", scope="row"), tag("td", class_="chance"), *cells, class_="minus")
+        )
+    return rows
+
+
+def _reading(summary: Summary) -> str:
+    below = [
+        line.task
+        for line in summary.lines
+        if line.chance is not None and any(cell and cell.low <= line.chance for cell in line.cells.values())
+    ]
+    if below:
+        return f"On {', '.join(below)} at least one score is not above guessing."
+    if not summary.lines:
+        return "Nothing has been evaluated yet."
+    return "Every interval lies above chance." if summary.lines[0].chance is not None else "No chance level is known."
+
+
+def score_table(summary: Summary, variants: Sequence[str], num_seeds: int, look: Look) -> Figure:
+    """Tasks by variants with chance and intervals, the mean, and the mean's paired differences."""
+    head = tag(
+        "tr",
+        tag("th", "task", scope="col"),
+        tag("th", "chance", scope="col", class_="chance"),
+        *(tag("th", look.marker(variant), " ", variant, scope="col") for variant in variants),
+    )
+    feet = [_score_row(summary.mean, variants)] if summary.mean is not None else []
+    feet += _difference_rows(summary, variants)
+    sizes = sorted({cell.num_questions for line in summary.lines for cell in line.cells.values() if cell})
+    size = "no" if not sizes else f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    seeds = f", mean of {num_seeds} training seeds" if num_seeds > 1 else ""
+    grey = " Grey differences include 0." if summary.contrasts else ""
+    table = tag(
+        "table",
+        tag("thead", head),
+        tag("tbody", *(_score_row(line, variants) for line in summary.lines)),
+        tag("tfoot", *feet) if feet else "",
+        class_="scores many" if len(variants) > MANY else "scores",
+    )
+    lines = [*summary.lines, *([summary.mean] if summary.mean else [])]
+    return Figure(
+        name="scores",
+        title=TITLE,
+        reading=_reading(summary),
+        how=f"Small figures: 95 % interval; {size} questions per task{seeds}.{grey}",
+        body=tag("div", table, class_="wide", tabindex=0, role="region", aria_label=TITLE),
+        header=["task", "variant", "accuracy", "low", "high", "chance", "questions", "seeds"],
+        rows=[
+            [line.task, variant, cell.value, cell.low, cell.high, line.chance, cell.num_questions, cell.num_seeds]
+            for line in lines
+            for variant, cell in line.cells.items()
+            if cell is not None
+        ],
+    )
+
+
+def other_metrics(comparison: Comparison) -> Markup:
+    """Metrics of the benchmarks that are no plain accuracy, as stored (fractions, or the benchmark's own points)."""
+    rows = []
+    for run in comparison.runs:
+        for evaluation in run.final_evaluations:
+            for name, score in evaluation.scores.get("metrics", {}).items():
+                if score.get("interval") != "wilson":
+                    rows.append(
+                        tag(
+                            "tr",
+                            tag("th", f"{evaluation.label}/{name}", scope="row"),
+                            tag("td", run.variant),
+                            tag("td", run.seed),
+                            tag("td", f"{score['value']:.4g}"),
+                            tag("td", f"{score['low']:.4g} to {score['high']:.4g}"),
+                        )
+                    )
+    if not rows:
+        return Markup("")
+    head = tag(
+        "tr", *(tag("th", name, scope="col") for name in ("metric", "variant", "seed", "value", "95 % interval"))
+    )
+    return tag(
+        "figure",
+        caption("Other metrics", "As the benchmark defines them, intervals drawn by group."),
+        tag("div", tag("table", tag("thead", head), tag("tbody", *rows), class_="plain"), class_="wide"),
+    )
