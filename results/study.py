@@ -6,12 +6,17 @@ and are never committed; what was not run is listed in the digest as not run.
 """
 
 import argparse
+import shutil
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from yarbus.core.recipe import Recipe, load_recipe
-from yarbus.core.records import read_record, write_json
+from yarbus.core.records import make_folder, read_record, write_json
+from yarbus.report.digest import digest_of
+from yarbus.report.runs import Comparison, read_comparison
+from yarbus.report.summary import contrast
 
 HERE = Path(__file__).parent / "study"
 WORK = Path("comparisons") / "study"
@@ -26,7 +31,8 @@ SLOW = 0.5
 SEEDS = 3
 CHECKPOINTS = (300,)
 COMMAND = "make study"
-DIAGNOSIS = {"samples": 1000, "questions": 240}
+PROBE_STEPS = 100
+DIAGNOSIS = {"samples": 700, "questions": 120}
 
 
 def candidates(recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
@@ -67,6 +73,58 @@ def commit(what: str, wanted: bool) -> None:
         subprocess.run(["git", "commit", "--only", "-q", "-m", what, "--", str(HERE)], check=True)
 
 
+PAIRS = (
+    ("uniform", "covft-dense"), ("one-expert", "covft-dense"), ("covft-text", "covft-dense"),
+    ("covft-dense-plain", "covft-dense"), ("covft-dense-fast-router", "covft-dense"), ("uniform", "covft-merged"),
+    ("one-expert", "covft-merged"), ("covft-dense", "covft-merged"), ("one-expert", "uniform"), ("full", "one-expert"),
+)  # fmt: skip
+"""Reference and variant of the differences that the study asks for, besides those to frozen and full."""
+BULKY = {"contexts": ("samples",), "gaze": ("samples",)}
+
+
+def at(comparison: Comparison, checkpoint: str) -> Comparison:
+    """The comparison as it stood at one checkpoint."""
+    runs = [
+        replace(run, evaluations=[found for found in run.evaluations if found.checkpoint == checkpoint])
+        for run in comparison.runs
+    ]
+    return replace(comparison, runs=runs)
+
+
+def summary_of(comparison: Comparison) -> dict[str, Any]:
+    """Digest and asked-for differences at one checkpoint; what is not there yet is named as not run."""
+    answered = {(run.variant, run.seed) for run in comparison.runs if run.evaluations}
+    wanted = [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
+    variants = {variant for variant, _ in answered}
+    contrasts = [
+        asdict(found)
+        for reference, variant in PAIRS
+        if {reference, variant} <= variants and (found := contrast(comparison, reference, variant)) is not None
+    ]
+    not_run = [f"{variant}, seed {seed}" for variant, seed in wanted if (variant, seed) not in answered]
+    return {**digest_of(comparison), "contrasts": contrasts, "not_run": not_run}
+
+
+def keep(work: Path) -> None:
+    """Puts what is finished under ``results/study``: numbers, the page, the runs' diagnoses without their samples."""
+    comparison = read_comparison(work)
+    write_json(HERE / "digest.json", summary_of(at(comparison, "final")))
+    for step in CHECKPOINTS:
+        name = f"step-{step:06d}"
+        write_json(HERE / f"{name}.json", summary_of(at(comparison, name)))
+    write_json(HERE / "comparison.json", read_record(work / "comparison.json"))
+    for run in comparison.runs:
+        for name, record in run.analysis.items():
+            slim = {key: value for key, value in record.items() if key not in BULKY.get(name, ())}
+            make_folder(HERE / "analysis" / run.folder.name)
+            write_json(HERE / "analysis" / run.folder.name / f"{name}.json", slim)
+        for stage, lines in run.routing.items():
+            make_folder(HERE / "analysis" / run.folder.name)
+            write_json(HERE / "analysis" / run.folder.name / f"routing-{stage}.json", {"lines": lines})
+    make_folder(HERE / "report")
+    shutil.copyfile(work / "report" / "index.html", HERE / "report" / "index.html")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -76,6 +134,7 @@ def main() -> None:
     parser.add_argument("--no-commit", action="store_true", help="leave results/study uncommitted")
     arguments = parser.parse_args()
     from yarbus.studies.compare import compare
+    from yarbus.studies.conflict import conflict
     from yarbus.studies.rates import choose_rates
 
     recipe = load_recipe(HERE / "recipe.yaml")
@@ -88,10 +147,19 @@ def main() -> None:
         write_json(rates_file, record)
         commit("Choose the study's learning rates on the validation split", not arguments.no_commit)
     rates = read_record(rates_file)
-    compare(
-        recipe, chosen_variants(recipe, rates), seeds=SEEDS, folder=arguments.work / "runs", jobs=arguments.jobs,
-        command=COMMAND, checkpoints=CHECKPOINTS, diagnose=None if arguments.only_runs else DIAGNOSIS,
-    )  # fmt: skip
+    runs = arguments.work / "runs"
+    for seeds in range(1, SEEDS + 1):  # seed by seed: an interrupted study has whole comparisons
+        compare(
+            recipe, chosen_variants(recipe, rates), seeds=seeds, folder=runs, jobs=arguments.jobs, command=COMMAND,
+            checkpoints=CHECKPOINTS, diagnose=None if arguments.only_runs else DIAGNOSIS,
+        )  # fmt: skip
+        keep(runs)
+        commit(f"Run the study's comparison under {seeds} of {SEEDS} seeds", not arguments.no_commit)
+    if not arguments.only_runs:
+        conflict(recipe, folder=runs, steps=PROBE_STEPS, jobs=arguments.jobs, command=COMMAND)
+        keep(runs)
+        write_json(HERE / "conflict.json", read_record(runs / "conflict.json"))
+        commit("Ask whether the study's tasks conflict", not arguments.no_commit)
 
 
 if __name__ == "__main__":

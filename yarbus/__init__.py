@@ -16,9 +16,10 @@ _SURFACE = {
     "save": "yarbus.models.save",
     "plan": "yarbus.models.plan",
     "compare": "yarbus.studies.compare",
+    "conflict": "yarbus.studies.conflict",
 }
 
-__all__ = ["attach", "compare", "detach", "load", "load_adapter", "plan", "save", "save_adapter"]
+__all__ = ["attach", "compare", "conflict", "detach", "load", "load_adapter", "plan", "save", "save_adapter"]
 
 
 def __getattr__(name: str) -> Any:

@@ -100,6 +100,14 @@ def test_gradients_of_pure_noise_leave_the_corrected_cosine_unsaid_or_wide():
     assert corrected["mean"] is None or corrected["low"] is None or corrected["high"] - corrected["low"] > 0.5
 
 
+def test_two_lengths_that_noise_made_negative_give_no_corrected_cosine():
+    # Two batches of each task that point apart: |A|^2 and |B|^2 come out negative, and their product positive.
+    gram = np.array([[1.0, -0.5, 0.3, 0.3], [-0.5, 1.0, 0.3, 0.3], [0.3, 0.3, 1.0, -0.5], [0.3, 0.3, -0.5, 1.0]])
+    found = agreement({0: gram}, ["a", "a", "b", "b"], batch=1, draws=20)
+    assert found["overall"]["corrected"] == {"mean": None, "low": None, "high": None}
+    assert found["matrix"]["cosine"][0][1] is None and found["overall"]["opposing_pairs_of_tasks"] == [0, 0]
+
+
 def test_opposing_shares_count_negative_products():
     gram = np.array([[1, 1, -1, -1], [1, 1, -1, 1], [-1, -1, 1, -1], [-1, 1, -1, 1]], dtype=float)
     across, same = opposing(gram, np.array([0, 0, 1, 1]))

@@ -75,6 +75,59 @@ def test_plan_needs_no_weights_and_lists_unused_rates(experiment, yarbus_json, c
     assert "11-22   vision_new     33,574,912" in printed and "never reached" in printed
 
 
+def test_conflict_by_hand_trains_what_comes_before_and_prints_advice_and_table(experiment, tmp_path, capsys):
+    folder = tmp_path / "c"
+    assert run(["conflict", str(experiment), *FEW, "--folder", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    record = json.loads((folder / "conflict.json").read_text())
+    assert record["start"].startswith("after stage align")
+    assert " ".join(record["advice"]["headline"].split()) in " ".join(printed.split())
+    for word in ("between tasks", "ceiling", "noise corrected", "opposing", "Not measured", "Report: "):
+        assert word in printed
+    assert "needs --run" in printed and (folder / "report" / "index.html").is_file()
+
+
+def test_conflict_prints_its_record_and_nothing_else_and_names_its_command(
+    experiment, tmp_path, yarbus_json, monkeypatch
+):
+    arguments = ["conflict", str(experiment), *FEW, "--start", "base", "--folder", str(tmp_path / "a study")]
+    monkeypatch.setattr(sys, "argv", ["yarbus", *arguments])
+    record = yarbus_json(*arguments)
+    assert record == json.loads((tmp_path / "a study" / "conflict.json").read_text())
+    assert record["start"] == "the base model as it is" and record["gap"] is None
+    assert record["command"].startswith("yarbus conflict ") and record["command"].endswith("a study'")
+    assert [task["num_samples"] for task in record["grouping"]["tasks"].values()] == [4, 4]
+
+
+def test_the_table_of_a_study_shows_short_runs_with_three_digits_and_null_as_a_dash():
+    from io import StringIO
+
+    from rich.console import Console
+
+    from yarbus.report.tables import conflict_table
+
+    nothing = {"mean": None, "low": None, "high": None}
+    cosines = {"across": {"mean": 0.1, "low": None, "high": None}, "same_task": nothing, "corrected": nothing}
+    line = {
+        "alone": 1.0,
+        "mix": 1.0123,
+        "frozen": 2.0,
+        "gap": {"mean": 0.0123, "low": 0.0045, "high": 0.02},
+        "gain": nothing,
+    }
+    record = {
+        "advice": {"headline": "Headline.", "sentences": ["One.", "Two."], "sureness": "Sure."},
+        "gradients": {"by_block": [{"block": 0, **cosines, "opposing": 0.5}], "overall": {**cosines, "opposing": None}},
+        "gap": {"steps": 10, "unit": "nats", "tasks": {"read [bold]": line}},
+        "missing": [],
+    }
+    out = StringIO()
+    Console(file=out, width=100).print(conflict_table(record))
+    text = out.getvalue()
+    assert "+0.012" in text and "+0.004 to +0.020" in text and "1.012" in text and "\N{EN DASH}" in text
+    assert "read [bold]" in text and "50.0 %" in text and "Not measured" not in text
+
+
 @pytest.mark.parametrize("kind", ["methods", "families", "towers", "benchmarks", "recipes"])
 def test_lists_name_what_the_tables_hold(kind, yarbus_json, capsys):
     assert yarbus_json("list", kind)
@@ -138,6 +191,35 @@ def written(folder: Path, text: str) -> str:
     return str(path)
 
 
+def unfinished(folder: Path, trained: Path) -> Path:
+    import shutil
+
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / "adapter")
+    return folder
+
+
+def earlier_study(folder: Path, recipe: Path, damaged: bool = False) -> str:
+    """A folder with the record of a study of the recipe, or half of one."""
+    from yarbus.core.recipe import load_recipe
+
+    text = json.dumps({"kind": "conflict", "recipe": load_recipe(recipe).resolved()})
+    (folder / "conflict.json").write_text(text[: len(text) // 2] if damaged else text)
+    return str(folder)
+
+
+def without_vision(folder: Path, recipe: Path) -> str:
+    """The recipe whose last stage has no learning rate for the tower."""
+    import yaml
+
+    values = yaml.safe_load(recipe.read_text())
+    values["stages"]["instruct"]["learning_rate"] = {"projector": 0.001, "language": 0.001}
+    values["stages"]["instruct"]["train"]["vision"] = "frozen"
+    values["compare"]["variants"] = {"frozen": {"seed": 0}}
+    return written(folder, yaml.safe_dump(values))
+
+
+FEW = ("--samples", "4", "--batch", "1")
 BAD = {
     "unknown key": (lambda t, e, r: ["plan", written(t, f"extends: {e}\nmodle: 1\n")], 2, "model"),
     "unknown key by override": (lambda t, e, r: ["plan", str(e), "stages.instruct.batchh=4"], 2, "batch"),
@@ -213,6 +295,70 @@ BAD = {
     "not a run": (lambda t, e, r: ["evaluate", f"{t}/no/such/run"], 2, "no/such/run"),
     "no such report": (lambda t, e, r: ["report", f"{t}/nothing"], 2, "nothing"),
     "unknown variant": (lambda t, e, r: ["quickstart", "--recipe", str(e), "--variants", "frozn", "--folder", f"{t}/q"], 2, "frozen"),
+    "conflict of no recipe": (lambda t, e, r: ["conflict", "tinywrld", *FEW], 2, "tinyworld"),
+    "conflict of a missing file": (lambda t, e, r: ["conflict", f"{t}/none.yaml", *FEW], 2, "none.yaml"),
+    "conflict of a run": (lambda t, e, r: ["conflict", str(r), *FEW], 2, "one/recipe.yaml --run "),
+    "conflict of one task": (
+        lambda t, e, r: ["conflict", str(e), "stages.instruct.data.0.task=read", *FEW, "--folder", f"{t}/c"],
+        65,
+        "nothing to compare",
+    ),
+    "conflict in an unknown stage": (lambda t, e, r: ["conflict", str(e), "--stage", "instrct", *FEW], 2, "instruct"),
+    "conflict of too few samples": (
+        lambda t, e, r: ["conflict", str(e), "--samples", "7", "--batch", "2", "--folder", f"{t}/c"],
+        2,
+        "at least 8 samples",
+    ),
+    "conflict of a task with too few rows": (
+        lambda t, e, r: ["conflict", str(e), "--samples", "8", "--batch", "2", "--folder", f"{t}/c"],
+        65,
+        "task 'read' has 4 rows",
+    ),
+    "short runs with too few rows": (
+        lambda t, e, r: ["conflict", str(e), *FEW, "--steps", "2", "--folder", f"{t}/c"],
+        65,
+        "task 'read' has too few rows for short runs",
+    ),
+    "conflict with no steps": (lambda t, e, r: ["conflict", str(e), "--steps", "0"], 2, "--steps"),
+    "conflict of another recipe in the folder": (
+        lambda t, e, r: ["conflict", str(e), "seed=1", *FEW, "--folder", earlier_study(t, e)],
+        2,
+        "seed 0 -> 1",
+    ),
+    "damaged study in the folder": (
+        lambda t, e, r: ["conflict", str(e), *FEW, "--folder", earlier_study(t, e, damaged=True)],
+        74,
+        "conflict.json",
+    ),
+    "conflict with a run that is none": (lambda t, e, r: ["conflict", str(e), *FEW, "--run", f"{t}/x"], 2, "recipe.yaml"),
+    "conflict with a run that has not finished": (
+        lambda t, e, r: ["conflict", str(e), *FEW, "--run", str(unfinished(t / "b", r))],
+        74,
+        "--resume auto",
+    ),
+    "conflict with a run of other data": (
+        lambda t, e, r: ["conflict", str(e), f"stages.instruct.data.0.path={t}/x.json", *FEW, "--run", str(r)],
+        2,
+        "trained on other data",
+    ),
+    "conflict from no adapter": (lambda t, e, r: ["conflict", str(e), *FEW, "--start", f"{t}/x"], 2, "adapter.json"),
+    "short runs without a rate for vision": (
+        lambda t, e, r: ["conflict", without_vision(t, e), *FEW, "--steps", "2", "--folder", f"{t}/c"],
+        2,
+        "no learning rate for vision",
+    ),
+    "conflict into a file": (lambda t, e, r: ["conflict", str(e), *FEW, "--folder", written(t, "")], 2, "bad.yaml"),
+    "conflict below a file": (
+        lambda t, e, r: ["conflict", str(e), *FEW, "--start", "base", "--folder", f"{written(t, '')}/c"],
+        74,
+        "bad.yaml/c",
+    ),
+    "conflict of missing data": (
+        lambda t, e, r: ["conflict", str(e), f"stages.instruct.data.0.path={t}/none.json", *FEW, "--folder", f"{t}/c"],
+        65,
+        "none.json",
+    ),
+    "conflict with an unknown setting": (lambda t, e, r: ["conflict", str(e), "stages.instruct.batchh=4", *FEW], 2, "batch"),
     "unknown verb": (lambda t, e, r: ["trian"], 2, "train"),
     "wrong option value": (lambda t, e, r: ["quickstart", "--seeds", "none"], 2, "--seeds"),
 }  # fmt: skip

@@ -1,10 +1,14 @@
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.core.recipe import DataSection
-from yarbus.data.mixture import read_mixture, read_section
+from yarbus.data.mixture import held_out, read_mixture, read_section
 
 
 @pytest.fixture
@@ -44,3 +48,22 @@ def test_a_task_keeps_its_rows_or_names_all_of_a_file_that_names_none(section):
 def test_an_unknown_source_is_refused(section):
     with pytest.raises(ConfigError, match="unknown data source 'lava'; fix: use one of: llava"):
         read_section(section(1).model_copy(update={"source": "lava"}))
+
+
+@given(rows=st.integers(1, 60), fraction=st.floats(0.01, 1), share=st.floats(0.01, 1))
+def test_held_out_rows_are_those_of_the_entry_that_a_smaller_fraction_no_longer_reads(rows, fraction, share):
+    turns = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "this"}]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "train.json"
+        path.write_text(json.dumps([{"id": index, "conversations": turns} for index in range(rows)]))
+        section = DataSection(source="llava", path=str(path), fraction=fraction)
+        kept = ids(read_section(section.model_copy(update={"fraction": fraction * share})))
+        out, all_of_it = ids(held_out(section, share)), ids(read_section(section))
+    assert out == sorted(out) and not set(out) & set(kept)
+    assert sorted(out + kept) == all_of_it
+
+
+def test_held_out_rows_are_of_the_entrys_task(section):
+    entry = section(40, tasks=("read", "locate"), task="read")
+    assert [sample.task for sample in held_out(entry, 0.75)] == ["read"] * 5
+    assert held_out(entry, 1.0) == []

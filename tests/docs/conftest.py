@@ -5,6 +5,7 @@ tiny random models *under the real names* and the code runs as printed, offline:
 
 - ``llava-hf/llava-1.5-7b-hf``, ``Qwen/Qwen2.5-VL-3B-Instruct`` (tests/tiny.py), ``bert-base-uncased`` (width 16)
 - ``photo.jpg``; ``data/train.json`` and ``data/test.json`` in LLaVA format, pictures in ``data/images``
+- ``data/mixture.json``: rows of three tasks
 """
 
 import json
@@ -37,6 +38,9 @@ def _write_data(folder: Path) -> None:
             {"from": "gpt", "value": ANSWERS[number % 3]},
         ]
         rows.append({"id": str(number), "image": f"images/{number}.png", "conversations": turns, "task": "look"})
+    tasks = ("read", "locate", "colour")
+    several = [{**rows[n % 8], "id": f"m{n}", "task": tasks[n % 8 % 3]} for n in range(32)]
+    (folder / "mixture.json").write_text(json.dumps(several))
     for split in ("train", "test"):
         (folder / f"{split}.json").write_text(json.dumps(rows))
 

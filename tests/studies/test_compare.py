@@ -7,9 +7,11 @@ from safetensors.torch import load_file, save_file
 
 import yarbus
 from tests.experiments import write_experiment
+from tests.studies.mixtures import done_here, write_mixture
 from yarbus.core.errors import ConfigError, DataError, MismatchError
 from yarbus.core.recipe import load_recipe
 from yarbus.core.records import read_json
+from yarbus.studies import compare as comparing
 from yarbus.studies import workers
 
 
@@ -158,4 +160,75 @@ def test_what_cannot_be_compared_is_refused_before_any_work(arguments, message, 
 def test_what_would_stop_it_at_the_end_is_told_before_any_work(change, error, message, experiment, tmp_path, no_work):
     with pytest.raises(error, match=message):
         yarbus.compare(load_recipe(experiment, change), folder=tmp_path / "c", progress=False)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs are done in this process: a worker would spend seconds on imports."""
+    monkeypatch.setattr(comparing, "work_off", done_here)
+
+
+def mixture_with_checkpoints(folder):
+    """Two variants whose last stage keeps a checkpoint after each of its two steps."""
+    return load_recipe(
+        write_mixture(folder),
+        {
+            "stages.align.train.vision": "frozen",
+            "stages.instruct.checkpoint_every": 1,
+            "record.vision_gradient": {"every": 1},
+            "evaluation": [f"file:{folder / 'pictures' / 'test.json'}"],
+        },
+    )
+
+
+def test_benchmarks_are_asked_at_checkpoints_and_runs_diagnosed_and_only_what_is_missing_is_made(tmp_path, here):
+    recipe, folder = mixture_with_checkpoints(tmp_path), tmp_path / "c"
+    more = {"folder": folder, "checkpoints": [1], "diagnose": {"samples": 8, "questions": 2}, "progress": False}
+    yarbus.compare(recipe, ["covft"], **more)
+    run = folder / "covft-seed0"
+    scores = {path.relative_to(run / "evaluation").parts[0]: read_json(path) for path in run.rglob("scores.json")}
+    assert set(scores) == {"final", "step-000001"}
+    assert scores["final"]["model"] != scores["step-000001"]["model"]
+    index = read_json(run / "analysis" / "index.json")
+    assert (index["samples"], index["questions"]) == (8, 2)
+    assert set(index["made"]) == {"agreement", "contexts", "routing", "gaze", "swapped"}
+    assert not (next(folder.glob("align-*")) / "analysis").exists()
+
+    def made():
+        kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+        return kept, {path: path.read_bytes() for path in folder.rglob("replies.jsonl")}
+
+    before = made()
+    (run / "analysis" / "index.json").unlink()
+    yarbus.compare(recipe, ["covft"], **more)
+    assert (run / "analysis" / "index.json").is_file() and made() == before
+
+
+def test_a_comparison_that_was_made_without_checkpoints_or_diagnoses_gets_them_later(tmp_path, here, monkeypatch):
+    recipe, folder = mixture_with_checkpoints(tmp_path), tmp_path / "c"
+    yarbus.compare(recipe, ["frozen"], folder=folder, progress=False)
+    trained = []
+    monkeypatch.setattr("yarbus.training.stages._run_stage", lambda *arguments: trained.append(arguments))
+    yarbus.compare(recipe, ["frozen"], folder=folder, checkpoints=[1], diagnose={"samples": 8}, progress=False)
+    assert not trained and (folder / "frozen-seed0" / "analysis" / "index.json").is_file()
+    assert (folder / "frozen-seed0" / "evaluation" / "step-000001").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("settings", "step", "kept"),
+    [
+        ({"steps": 9, "checkpoint_every": 3}, 3, "6, 9"),
+        ({"steps": 9, "checkpoint_every": 3, "keep_checkpoints": 3}, 4, "3, 6, 9"),
+        ({"steps": 9, "checkpoint_every": None}, 3, "9"),
+        ({"steps": 8, "checkpoint_every": 3, "keep_checkpoints": 2}, 3, "6, 8"),
+        ({"steps": 9, "checkpoint_every": 100}, 100, "9"),
+    ],
+)
+def test_a_checkpoint_that_would_not_be_there_is_told_before_any_work(
+    settings, step, kept, experiment, tmp_path, no_work
+):
+    recipe = load_recipe(experiment, {f"stages.instruct.{key}": value for key, value in settings.items()})
+    with pytest.raises(ConfigError, match=rf"no checkpoint of step {step} - of its \d steps it keeps {kept}; fix"):
+        yarbus.compare(recipe, folder=tmp_path / "c", checkpoints=[step], progress=False)
     assert not (tmp_path / "c").exists()

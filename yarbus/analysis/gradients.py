@@ -166,7 +166,8 @@ def cosines(
         same = {a: between[:, a, a] / half[:, a] for a in tasks}
         pairs = list(combinations(tasks, 2))
         across = {(a, b): between[:, a, b] / np.sqrt(half[:, a] * half[:, b]) for a, b in pairs}
-        corrected = {(a, b): between[:, a, b] / np.sqrt(between[:, a, a] * between[:, b, b]) for a, b in pairs}
+        # Root by root: two lengths that noise made negative would have a product that looks like a length.
+        corrected = {(a, b): between[:, a, b] / np.sqrt(between[:, a, a]) / np.sqrt(between[:, b, b]) for a, b in pairs}
     return same, across, corrected
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from yarbus.cli.conflict import conflict
 from yarbus.cli.evaluate import evaluate
 from yarbus.cli.list import list_entries
 from yarbus.cli.plan import plan
@@ -20,6 +21,7 @@ VERBS = {
     "plan": plan,
     "train": train,
     "evaluate": evaluate,
+    "conflict": conflict,
     "report": report,
     "list": list_entries,
 }

@@ -10,9 +10,12 @@ from typing import Annotated
 import typer
 
 from yarbus.cli.options import Json, names
-from yarbus.core.errors import ConfigError
+from yarbus.core.errors import ConfigError, DataError
 
 RECIPE = "tinyworld"
+DIAGNOSIS = {"samples": 490, "questions": 40}
+GRADIENT_ROWS = 96
+"""Rows per task: less than ``yarbus conflict`` takes, so that all of this fits into a few minutes."""
 
 
 def quickstart(
@@ -26,7 +29,7 @@ def quickstart(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time, one thread each.")] = None,
     json: Json = False,
 ) -> None:
-    """Train, evaluate and compare ways to tune a vision tower, on pictures that come with the package."""
+    """Train, evaluate, compare and diagnose ways to tune a vision tower, on pictures that come with the package."""
     from yarbus.core.recipe import load_recipe
 
     chosen = load_recipe(recipe)
@@ -45,11 +48,25 @@ def quickstart(
     from yarbus.studies.compare import compare
 
     command = shlex.join(["yarbus", *sys.argv[1:]])
-    compare(chosen, names(variants), seeds=seeds, folder=folder, jobs=jobs, progress=not json, command=command)
+    compare(
+        chosen, names(variants), seeds=seeds, folder=folder, jobs=jobs, progress=not json, command=command,
+        diagnose=DIAGNOSIS,
+    )  # fmt: skip
+    _diagnose(chosen, folder, command, progress=not json)
     show([folder], json)
     if not json:
         page = folder / "report" / "index.html"
         print(f"\n{time.monotonic() - began:.0f} s in all. Report: {os.path.relpath(page)}")
+
+
+def _diagnose(recipe, folder: Path, command: str, progress: bool) -> None:  # type: ignore[no-untyped-def]
+    """Do the tasks conflict? Data without tasks still make a comparison: that part is then left out, and said so."""
+    from yarbus.studies.conflict import conflict
+
+    try:
+        conflict(recipe, folder=folder, samples=GRADIENT_ROWS, progress=progress, command=command)
+    except DataError as error:
+        print(f"no diagnosis of conflict: {error}", file=sys.stderr)
 
 
 def _announce(recipe, variants: list[str] | None, seeds: int, folder: Path) -> None:  # type: ignore[no-untyped-def]

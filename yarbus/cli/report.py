@@ -10,11 +10,18 @@ from yarbus.cli.options import Json, print_json
 
 
 def show(folders: list[Path], json: bool) -> None:
-    """The table of a comparison on standard output."""
-    from yarbus.report.runs import read_comparison
+    """The table of a comparison, or the advice of a study of conflict, on standard output."""
+    from yarbus.report.runs import is_conflict, read_comparison, read_conflict
     from yarbus.report.summary import summarise
-    from yarbus.report.tables import terminal_table, to_json
+    from yarbus.report.tables import conflict_table, terminal_table, to_json
 
+    if len(folders) == 1 and is_conflict(folders[0]):
+        record = read_conflict(folders[0]).record
+        if json:
+            print_json(record)
+        else:
+            Console().print(conflict_table(record))
+        return
     comparison = read_comparison(folders)
     summary = summarise(comparison)
     if json:

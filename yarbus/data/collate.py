@@ -164,13 +164,17 @@ class Collator:
             )
 
 
-def prompt_batch(processor: Any, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Left-padded prompts that end where the answer begins, for ``generate``; the context as ``chat_turns`` says."""
+def prompt_batch(processor: Any, samples: Sequence[Sample], asked_by: Sequence[Sample] | None = None) -> dict[str, Any]:
+    """Left-padded prompts that end where the answer begins, for ``generate``; the context as ``chat_turns`` says.
+
+    ``asked_by``: samples whose questions the eyes are told instead, one per sample (an analysis: swapped questions).
+    """
     renderer = Renderer(processor)
     texts = [renderer.prompt(sample) for sample in samples]
     contexts = None
     if getattr(processor, "context_tokenizer", None) is not None:
-        questions = [[turn.words for turn in sample.turns if turn.role == "user"] for sample in samples]
+        asking = samples if asked_by is None else asked_by
+        questions = [[turn.words for turn in sample.turns if turn.role == "user"] for sample in asking]
         contexts = [processor.question.of_turns(asked) for asked in questions]
     batch = _process(processor, texts, samples, "left", contexts)
     for key in ("offset_mapping", "text_replacement_offsets"):

@@ -29,12 +29,16 @@ def _of_task(samples: list[Sample], section: DataSection) -> list[Sample]:
     return [sample for sample in samples if sample.task == section.task]
 
 
-def _fraction(samples: list[Sample], fraction: float) -> list[Sample]:
-    """The same rows each time, in the file's order; a smaller fraction is part of a larger one."""
-    keep = max(1, round(len(samples) * fraction))
+def _drawn(samples: list[Sample], fraction: float) -> list[int]:
+    """The rows of a fraction, the same each time; a smaller fraction is part of a larger one."""
     order = list(range(len(samples)))
     Random(0).shuffle(order)
-    return [samples[row] for row in sorted(order[:keep])]
+    return order[: max(1, round(len(samples) * fraction))]
+
+
+def _fraction(samples: list[Sample], fraction: float) -> list[Sample]:
+    """The rows of a fraction in the file's order."""
+    return [samples[row] for row in sorted(_drawn(samples, fraction))]
 
 
 def find_section(section: DataSection) -> tuple[Reader, Path, Path | None]:
@@ -53,6 +57,14 @@ def read_section(section: DataSection) -> list[Sample]:
     reader, path, images = find_section(section)
     samples = _of_task(reader(path, images), section)
     return samples if section.fraction == 1 else _fraction(samples, section.fraction)
+
+
+def held_out(section: DataSection, share: float) -> list[Sample]:
+    """The rows that an entry no longer reads once its fraction is multiplied by ``share``, in the file's order."""
+    reader, path, images = find_section(section)
+    samples = _of_task(reader(path, images), section)
+    kept = set(_drawn(samples, section.fraction * share))
+    return [samples[row] for row in sorted(_drawn(samples, section.fraction)) if row not in kept]
 
 
 def read_mixture(sections: list[DataSection]) -> list[Sample]:

@@ -46,7 +46,7 @@ def progress_of(name: str, total: int, shown: bool) -> Iterator[Advance]:
         if done >= total or now - last >= PLAIN_SECONDS:
             last = now
             left = _time_left((now - started) / done * (total - done))
-            line = f"evaluate {name}: {done}/{total}, {left} left"
+            line = f"{name}: {done}/{total}, {left} left"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     yield advance

@@ -70,11 +70,16 @@ def _plainly(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def generate(model: Any, processor: Any, samples: list[Sample], protocol: Protocol) -> list[str]:
-    """Greedy replies to one batch of questions, without special tokens, stripped."""
+def generate(
+    model: Any, processor: Any, samples: list[Sample], protocol: Protocol, asked_by: list[Sample] | None = None
+) -> list[str]:
+    """Greedy replies to one batch of questions, without special tokens, stripped.
+
+    ``asked_by``: samples whose questions reach the eyes in place of their own; the language model reads its own.
+    """
     inputs = {
         name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-        for name, value in prompt_batch(processor, samples).items()
+        for name, value in prompt_batch(processor, samples, asked_by).items()
     }
     # no_grad, not inference_mode: cached text states must stay usable in a later training step.
     with torch.no_grad(), _plainly(model):
@@ -121,7 +126,7 @@ def _run(
     failed = 0
     with (
         JsonlWriter(folder / "replies.jsonl") as replies,
-        progress_of(benchmark.name, len(missing), progress) as advance,
+        progress_of(f"evaluate {benchmark.name}", len(missing), progress) as advance,
     ):
         for start in range(0, len(missing), batch):
             asked = missing[start : start + batch]

@@ -70,7 +70,8 @@ def _plan(
             values = {**one.resolved(), "seed": seed, "name": label}
             works[label] = Work(
                 label=label, recipe=values, run=folder / label, start=start, stages=(last,),
-                benchmarks=tuple(one.evaluation), checkpoints=checkpoints, diagnosis=None if diagnose is None else dict(diagnose),
+                benchmarks=tuple(one.evaluation), checkpoints=checkpoints,
+                diagnosis=None if diagnose is None else dict(diagnose),
             )  # fmt: skip
             runs[label] = {"variant": name, "seed": seed, "folder": label}
     return list(works.values()), after, runs
@@ -82,7 +83,22 @@ def _shared_recipe(work: Work) -> Work:
     return replace(work, recipe={**work.recipe, "name": work.label, "stages": stages, "evaluation": []})
 
 
-def _check(recipe: Recipe, works: Sequence[Work], folder: Path) -> None:
+def _refuse_lost_checkpoints(work: Work) -> None:
+    """Raises where a checkpoint that the benchmarks shall be asked at would not be there after training."""
+    stage = load_recipe(work.recipe).stages[work.stages[-1]]
+    if stage.steps is None:  # only the worker, which reads the data, knows how many steps the epochs are
+        return
+    every = min(stage.checkpoint_every or stage.steps, stage.steps)
+    kept = sorted({*range(every, stage.steps + 1, every), stage.steps})[-stage.keep_checkpoints :]
+    if lost := [step for step in work.checkpoints if step not in kept]:
+        raise ConfigError(
+            f"'{work.label}' would keep no checkpoint of step {lost[0]}",
+            why=f"of its {stage.steps} steps it keeps {', '.join(map(str, kept))}",
+            fix=f"change checkpoint_every and keep_checkpoints of stage '{work.stages[-1]}', or ask at one of these",
+        )
+
+
+def check_works(recipe: Recipe, works: Sequence[Work], folder: Path) -> None:
     """Raises before any work for what would otherwise stop it in the middle, or mix it with other runs."""
     # Here, not above: torch takes seconds, and a wrong name should be told at once.
     from yarbus.studies.earlier import refuse_another
@@ -96,6 +112,8 @@ def _check(recipe: Recipe, works: Sequence[Work], folder: Path) -> None:
         if not work.is_finished() and settings not in checked:  # seeds of one variant need the same
             check_inputs(load_recipe(work.recipe), () if work.is_trained() else work.stages)
             plan_recipe(load_recipe(work.recipe))
+            if not work.is_trained():
+                _refuse_lost_checkpoints(work)
             checked.append(settings)
 
 
@@ -142,7 +160,7 @@ def compare(
     works, after, runs = _plan(recipe, seeds, folder, tuple(checkpoints), diagnose)
     works = [work if work.benchmarks or work.label in runs else _shared_recipe(work) for work in works]
     assert recipe.compare is not None
-    _check(recipe, works, folder)
+    check_works(recipe, works, folder)
     make_folder(folder)
     record = {
         "recipe": recipe.resolved(),

@@ -4,17 +4,24 @@ Cheap first: gradients of a few hundred rows, by task and block, at the point wh
 request short runs (``steps``), and the diagnoses of a trained run (``run``). Every figure has its control beside it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from yarbus.core.errors import ConfigError
+from yarbus.core.errors import CheckpointError, ConfigError, DataError
 from yarbus.core.recipe import Recipe, load_recipe, stage_hash
 from yarbus.core.records import environment, make_folder, read_json, read_record, write_json
 from yarbus.core.table import closest
+from yarbus.data.sample import Sample
 from yarbus.report.html import write_report
 from yarbus.studies.work import Work, quieten
 from yarbus.studies.workers import cores, work_off
+
+if TYPE_CHECKING:  # torch takes seconds, and a wrong name should be told at once
+    from yarbus.data.grouping import Grouping
+    from yarbus.studies.probes import Probes
+else:
+    Grouping = Probes = Any
 
 MIN_BATCHES = 4
 """Batches per task below which halves of a task are too small to be a ceiling."""
@@ -43,20 +50,43 @@ def _work_before(recipe: Recipe, stage: str, folder: Path) -> Work | None:
 
 
 def _refuse_another(recipe: Recipe, folder: Path) -> None:
+    """Raises where the folder holds records of another recipe: a study, or a comparison that this one stands in."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the folder is a file", where=folder, fix="name another folder")
-    if not (folder / RECORD).is_file():
-        return
-    from yarbus.training.folder import differences
+    for what, name in (("study", RECORD), ("comparison", "comparison.json")):
+        if (folder / name).is_file():
+            from yarbus.studies.earlier import refuse_other_recipe
 
-    changed = differences(load_recipe(read_record(folder / RECORD)["recipe"]).resolved(), recipe.resolved())
-    if changed:
-        raise ConfigError(
-            "a study of another recipe is in this folder",
-            where=folder,
-            why="; ".join(changed[:3]),
-            fix="name another folder",
-        )
+            refuse_other_recipe(recipe, folder / name, f"a {what} of another recipe is in this folder")
+
+
+def _check_run(run: Path, recipe: Recipe, stage: str) -> None:
+    """Raises where the run could not stand for this recipe, or has nothing to show yet."""
+    if not (run / "recipe.yaml").is_file():
+        raise ConfigError("not a run", where=run, why="it has no recipe.yaml", fix="name the folder of a trained run")
+    if not (run / "adapter").is_dir():
+        fix = "train it again with --resume auto"
+        raise CheckpointError("the run has not finished", where=run, why="it has no adapter/", fix=fix)
+    own = load_recipe(run / "recipe.yaml")
+    trained_on = [(one.path, one.task) for one in list(own.stages.values())[-1].data]
+    asked = [(one.path, one.task) for one in recipe.stages[stage].data]
+    for what, there, here in (
+        ("another base", own.model.base, recipe.model.base),
+        ("other data", trained_on, asked),
+    ):
+        if there != here:
+            raise ConfigError(
+                f"the run was trained on {what}",
+                where=run,
+                why=f"{_briefly(there)} there, {_briefly(here)} here",
+                fix=f"name a run of this recipe, or take the run's own: {run / 'recipe.yaml'}",
+            )
+
+
+def _briefly(value: str | list[tuple[str, str | None]]) -> str:
+    if isinstance(value, str):
+        return value
+    return ", ".join(path if task is None else f"{path} ({task})" for path, task in value[:3])
 
 
 def conflict(
@@ -92,7 +122,9 @@ def conflict(
         The folder: ``conflict.json`` and ``report/index.html``.
 
     Raises:
-        ConfigError: the data hold fewer than two tasks, a setting is impossible, or another study is in the folder.
+        ConfigError: a setting is impossible, the run is of another recipe, or another study is in the folder.
+        DataError: the data hold fewer than two tasks, or too few rows of one.
+        CheckpointError: the run has not finished.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
@@ -107,25 +139,25 @@ def conflict(
     stage = _stage(recipe, stage)
     folder = Path(folder) if folder is not None else Path("conflicts") / (recipe.name or "conflict")
     _refuse_another(recipe, folder)
-    if run is not None and not (Path(run) / "recipe.yaml").is_file():
-        raise ConfigError("not a run", where=run, why="it has no recipe.yaml", fix="name the folder of a trained run")
+    if run is not None:
+        _check_run(Path(run), recipe, stage)
+    before, adapter, begun = _start(recipe, stage, start, folder)
 
     from yarbus.analysis.advice import advise
-    from yarbus.data.grouping import choose, group_samples
+    from yarbus.data.grouping import group_samples
     from yarbus.data.mixture import read_mixture
     from yarbus.training.planning import check_inputs
 
     quieten()
-    check_inputs(recipe, list(recipe.stages)[: list(recipe.stages).index(stage) + 1])
+    names = list(recipe.stages)
+    check_inputs(recipe, names[: names.index(stage) + 1])
     rows = read_mixture(recipe.stages[stage].data)
     grouping = group_samples(rows)
-    probes_wanted = steps is not None
-    if probes_wanted:
-        _check_probes(recipe, stage, grouping)
+    chosen = _chosen(rows, grouping, samples, batch, recipe.seed)
+    probes = None if steps is None else _plan(recipe, stage, grouping, steps, folder, adapter)
     make_folder(folder)
-    adapter, begun = _start(recipe, stage, start, folder, progress)
-    chosen = choose(rows, grouping, samples, recipe.seed)
-    labels = _labels(rows, grouping.labels, chosen)
+    if before is not None:
+        work_off([before], {}, 1, progress)
     record: dict[str, Any] = {
         "kind": "conflict",
         "name": folder.resolve().name,
@@ -138,28 +170,29 @@ def conflict(
         "machine": environment(),
         "grouping": {
             "by": grouping.by,
-            "tasks": {name: _task_facts(name, grouping.labels, rows, labels) for name in grouping.names},
+            "tasks": {name: _task_facts(name, grouping.labels, rows, len(some)) for name, some in chosen.items()},
         },
+        "gradients": _gradients(recipe, stage, adapter, chosen, grouping, batch, progress),
+        **_short_runs(recipe, probes, adapter, jobs, progress),
+        "run": None if run is None else str(run),
+        "missing": _missing(steps, run, progress),
     }
-    record["gradients"] = _gradients(recipe, stage, adapter, chosen, labels, grouping, batch, progress)
-    record |= _short_runs(recipe, stage, grouping, steps, folder, adapter, jobs, progress)
-    record |= {"run": None if run is None else str(run), "missing": []}
-    if not probes_wanted:
-        record["missing"].append("weight changes and what sharing costs: need --steps")
-    if run is None:
-        record["missing"] += [
-            f"{what}: needs --run"
-            for what in ("contexts", "routing", "gaze", "swapped questions", "gradient agreement in training")
-        ]
-    else:
-        from yarbus.studies.diagnose import INDEX, diagnose
-
-        analysis = diagnose(run, progress=progress)
-        record["missing"] += [f"{what}: {why}" for what, why in read_json(analysis / INDEX)["missing"].items()]
     record["advice"] = advise(record, _swapped(run))
     write_json(folder / RECORD, record)
     write_report(folder)
     return folder
+
+
+def _missing(steps: int | None, run: str | Path | None, progress: bool) -> list[str]:
+    """What is not measured, and what it needs; looks into the trained run where there is one."""
+    missing = ["weight changes and what sharing costs: need --steps"] if steps is None else []
+    if run is None:
+        parts = ("contexts", "routing", "gaze", "swapped questions", "gradient agreement in training")
+        return missing + [f"{part}: needs --run" for part in parts]
+    from yarbus.studies.diagnose import INDEX, diagnose
+
+    analysis = diagnose(run, progress=progress)
+    return missing + [f"{part}: {why}" for part, why in read_json(analysis / INDEX)["missing"].items()]
 
 
 def _swapped(run: str | Path | None) -> dict[str, Any] | None:
@@ -167,112 +200,103 @@ def _swapped(run: str | Path | None) -> dict[str, Any] | None:
     return read_record(path) if path is not None and path.is_file() else None
 
 
-def _labels(rows: Sequence[Any], labels: Sequence[str], chosen: Sequence[Any]) -> list[str]:
-    """The task of each chosen row."""
-    of = {id(row): label for row, label in zip(rows, labels, strict=True)}
-    return [of[id(row)] for row in chosen]
+def _chosen(rows: Sequence[Sample], grouping: Grouping, samples: int, batch: int, seed: int) -> dict[str, list[Sample]]:
+    """The rows of each task whose gradients are taken. Whole batches only, so that every batch counts the same."""
+    from yarbus.data.grouping import choose
+    from yarbus.studies.measuring import numbered
+
+    label_of = dict(zip(map(id, rows), grouping.labels, strict=True))
+    found: dict[str, list[Sample]] = {name: [] for name in grouping.names}
+    for row in choose(rows, grouping, samples, seed):
+        found[label_of[id(row)]].append(row)
+    for name, some in found.items():
+        if len(some) < MIN_BATCHES * batch:
+            least = len(some) // MIN_BATCHES
+            raise DataError(
+                f"task '{name}' has {len(some)} rows",
+                where=next((row.where.rpartition(":")[0] for row in some if row.where), None),
+                why=f"the same-task control needs {MIN_BATCHES} batches of {batch}",
+                fix=f"use batches of {least}, or leave the task out" if least else "add rows, or leave the task out",
+            )
+    return {name: numbered(some[: len(some) // batch * batch]) for name, some in found.items()}
 
 
-def _task_facts(name: str, labels: Sequence[str], rows: Sequence[Any], chosen: Sequence[str]) -> dict[str, Any]:
+def _task_facts(name: str, labels: Sequence[str], rows: Sequence[Sample], num_samples: int) -> dict[str, Any]:
     mine = [row for row, label in zip(rows, labels, strict=True) if label == name]
     words = dict.fromkeys(turn.words for row in mine[:200] for turn in row.turns if turn.role == "user")
-    return {"num_rows": len(mine), "num_samples": list(chosen).count(name), "examples": list(words)[:3]}
+    return {"num_rows": len(mine), "num_samples": num_samples, "examples": list(words)[:3]}
 
 
-def _start(
-    recipe: Recipe, stage: str, start: str | Path | None, folder: Path, progress: bool
-) -> tuple[Path | None, str]:
-    """The adapter from which the stage would begin, and how to say it; None is the base as it is."""
+def _start(recipe: Recipe, stage: str, start: str | Path | None, folder: Path) -> tuple[Work | None, Path | None, str]:
+    """(what must be trained first, the adapter from which the stage would begin, how to say it); None is the base."""
     if start is not None and str(start) != BASE:
         path = Path(start)
         if not (path / "adapter.json").is_file():
             raise ConfigError("not an adapter", where=path, why="it has no adapter.json", fix="name a run's adapter/")
-        return path, str(start)
+        return None, path, str(start)
     before = None if start is not None else _work_before(recipe, stage, folder)
     if before is None:
-        return None, "the base model as it is"
-    work_off([before], {}, 1, progress)
-    return before.run / "adapter", f"after stage {before.stages[-1]} ({before.label})"
+        return None, None, "the base model as it is"
+    return before, before.run / "adapter", f"after stage {before.stages[-1]} ({before.label})"
 
 
-def _check_probes(recipe: Recipe, stage: str, grouping: Any) -> None:
-    """Raises before any work for what the short runs would need."""
-    from yarbus.studies.probes import plan_probes
+def _plan(recipe: Recipe, stage: str, grouping: Grouping, steps: int, folder: Path, adapter: Path | None) -> Probes:
+    """The short runs; raises before any work for what they lack, and for others of the same name in the folder."""
+    from yarbus.studies.earlier import refuse_another
+    from yarbus.studies.probes import PROBES, plan_probes
 
-    plan_probes(recipe, stage, grouping, 1, Path(), None)
+    probes = plan_probes(recipe, stage, grouping, steps, folder, adapter)
+    refuse_another(recipe, [probe.work for probe in probes.runs], folder / PROBES)
+    return probes
+
+
+def _model(recipe: Recipe, adapter: Path | None) -> tuple[Any, Any]:
+    """Model and processor as the stage begins."""
+    from yarbus.methods.assemble import load_adapter
+    from yarbus.models.load import load_base
+
+    model, processor = load_base(recipe.model.base)
+    return (model, processor) if adapter is None else load_adapter(model, processor, adapter)
 
 
 def _gradients(
     recipe: Recipe,
     stage: str,
     adapter: Path | None,
-    chosen: Sequence[Any],
-    labels: Sequence[str],
-    grouping: Any,
+    chosen: Mapping[str, Sequence[Sample]],
+    grouping: Grouping,
     batch: int,
     progress: bool,
 ) -> dict[str, Any]:
     """Gradients at the stage's beginning, of batches that hold one task each."""
     from yarbus.analysis.gradients import agreement, block_products
     from yarbus.evaluation.progress import progress_of
-    from yarbus.methods.assemble import load_adapter
-    from yarbus.models.load import load_base
-    from yarbus.studies.measuring import batches_of, numbered, on_device
+    from yarbus.studies.measuring import batches_of, on_device
 
-    model, processor = load_base(recipe.model.base)
-    if adapter is not None:
-        model, processor = load_adapter(model, processor, adapter)
+    model, processor = _model(recipe, adapter)
     model = on_device(model)
-    by_task = {
-        name: numbered([row for row, label in zip(chosen, labels, strict=True) if label == name])
-        for name in grouping.names
-    }
-    owners: list[str] = []
-    # Whole batches only: a smaller one is noisier, and every batch must count the same.
-    whole = {name: rows[: len(rows) // batch * batch] for name, rows in by_task.items()}
-    for name, rows in whole.items():
-        if len(rows) < MIN_BATCHES * batch:
-            raise ConfigError(
-                f"task '{name}' has {len(by_task[name])} rows",
-                why=f"the same-task control needs {MIN_BATCHES} batches of {batch}",
-                fix="use a smaller batch, or leave the task out",
-            )
-    total = sum(map(len, whole.values()))
-    with progress_of("gradients", total, progress) as advance:
+    with progress_of("gradients", sum(map(len, chosen.values())), progress) as advance:
 
-        def batches() -> Any:
-            for name, rows in whole.items():
+        def batches() -> Iterator[dict[str, Any]]:
+            for rows in chosen.values():
                 for one in batches_of(rows, processor, recipe, batch):
-                    owners.append(name)
                     yield one
                     advance(batch)
 
         products = block_products(model, batches(), recipe.stages[stage].precision)
+    owners = [name for name, rows in chosen.items() for _ in range(len(rows) // batch)]
     shares = {name: grouping.labels.count(name) / len(grouping.labels) for name in grouping.names}
     return agreement(products, owners, batch=batch, shares=shares, seed=recipe.seed)
 
 
 def _short_runs(
-    recipe: Recipe,
-    stage: str,
-    grouping: Any,
-    steps: int | None,
-    folder: Path,
-    adapter: Path | None,
-    jobs: int | None,
-    progress: bool,
+    recipe: Recipe, probes: Probes | None, adapter: Path | None, jobs: int | None, progress: bool
 ) -> dict[str, Any]:
-    if steps is None:
+    if probes is None:
         return {"drift": None, "gap": None}
-    from yarbus.models.load import load_base
     from yarbus.models.vlm import VLM
-    from yarbus.studies.probes import drift_record, gap_record, plan_probes
+    from yarbus.studies.probes import drift_record, gap_record
 
-    probes = plan_probes(recipe, stage, grouping, steps, folder, adapter)
     work_off([probe.work for probe in probes.runs], {}, jobs or min(cores(), len(probes.runs)), progress)
-    base, _ = load_base(recipe.model.base)
-    own = recipe.stages[stage]
-    return {
-        "drift": drift_record(probes, VLM.of(base)),
-        "gap": gap_record(probes, recipe, own.precision, own.micro_batch or own.batch),
-    }
+    start, _ = _model(recipe, adapter)
+    return {"drift": drift_record(probes, VLM.of(start)), "gap": gap_record(probes, recipe, progress)}

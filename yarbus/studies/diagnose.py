@@ -5,6 +5,7 @@ from a router that was not trained.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from yarbus.analysis.agreement import agreement
 from yarbus.analysis.contexts import contexts_record
 from yarbus.analysis.gaze import gaze_record
 from yarbus.analysis.routing import routing_record
-from yarbus.core.errors import ConfigError
+from yarbus.core.errors import ConfigError, DataError
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import make_folder, write_json
 from yarbus.data.grouping import choose, group_samples
@@ -71,7 +72,8 @@ def diagnose(
     if stage is None:
         missing["agreement"] = NEEDS_GRADIENTS
     else:
-        keep("agreement", agreement(run, stage))
+        with _told(missing, "agreement"):
+            keep("agreement", agreement(run, stage))
     model, processor = load_run(run)
     if not mixtures_of(model):
         missing |= dict.fromkeys(("contexts", "routing", "gaze", "swapped"), NEEDS_ROUTER)
@@ -83,19 +85,26 @@ def diagnose(
         elif getattr(processor, "context_tokenizer", None) is None:
             missing["swapped"] = NEEDS_ROUTER
         else:
-            total = 3 * questions * len(recipe.evaluation)
-            with progress_of(f"swapped questions of {run.name}", total, progress) as advance:
+            names = recipe.evaluation
+            with _told(missing, "swapped"):
                 keep(
                     "swapped",
-                    swapped_questions(
-                        model, processor, recipe.evaluation, per_task=questions, batch=batch, advance=advance
-                    ),
+                    swapped_questions(model, processor, names, per_task=questions, batch=batch, progress=progress),
                 )
     make_folder(folder)
     write_json(
         folder / INDEX, {"made": made, "missing": missing, "samples": samples, "questions": questions, "seed": seed}
     )
     return folder
+
+
+@contextmanager
+def _told(missing: dict[str, str], *parts: str) -> Iterator[None]:
+    """What the run's records or data are too few for is missing, and said so; the other parts are made all the same."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        missing |= dict.fromkeys(parts, f"{error.what}, {error.why}" if error.why else error.what)
 
 
 def _last_recorded(run: Path, recipe: Recipe) -> str | None:
@@ -117,7 +126,11 @@ def _observed(
 ) -> None:
     """Contexts, routing and gaze on rows of the last stage that the run trained on."""
     rows = read_mixture(list(recipe.stages.values())[-1].data)
-    grouping = group_samples(rows)
+    grouping = None
+    with _told(missing, "contexts", "routing", "gaze"):
+        grouping = group_samples(rows)
+    if grouping is None:
+        return
     chosen = choose(rows, grouping, max(1, samples // len(grouping.names)), seed, share_pictures=True)
     label_of = dict(zip(map(id, rows), grouping.labels, strict=True))
     labels = [label_of[id(row)] for row in chosen]
@@ -163,7 +176,10 @@ def _look(
 
 
 def _untrained(recipe: Recipe) -> tuple[Any, Any]:
-    """The model as its last stage began: a router of random weights already tells tasks apart by their words."""
+    """The model with what its stages attach, untrained: a router of random weights already tells tasks apart by words.
+
+    New tensors are those that the run began with; what earlier stages trained is the base's.
+    """
     model, processor = load_base(recipe.model.base)
     for stage in recipe.stages:
         begin_stage(model, processor, recipe, stage)

@@ -9,7 +9,7 @@ mixture may have trained on another task's question about the same picture: what
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -40,10 +40,10 @@ MAX_HELD_OUT = 256
 class Probe:
     """One short run."""
 
-    kind: Literal["mix", "frozen", "only"]
-    """The mixture with the tower tuned, the mixture with the tower frozen, or one task alone with the tower tuned."""
+    kind: str
+    """``mix`` or ``frozen``: the mixture with the tower tuned or frozen; ``only``: one task, the tower tuned."""
     task: str | None
-    """The one task it trains on."""
+    """The one task it trains on; None for the mixture."""
     seed: int
     work: Work
 
@@ -101,6 +101,12 @@ def _held_out(by_task: Mapping[str, Sequence[DataSection]]) -> dict[str, list[Sa
     return found
 
 
+def equal_questions(counts: Mapping[str, int], steps: int) -> dict[str, int]:
+    """Steps after which a task alone has seen as many of its questions as the mixture shows of them in ``steps``."""
+    total = sum(counts.values())
+    return {task: max(1, round(steps * count / total)) for task, count in counts.items()}
+
+
 def plan_probes(recipe: Recipe, stage: str, grouping: Grouping, steps: int, folder: Path, start: Path | None) -> Probes:
     """The short runs below ``folder/probes``; nothing is trained yet. ``steps`` are those of the mixture's run.
 
@@ -128,7 +134,7 @@ def plan_probes(recipe: Recipe, stage: str, grouping: Grouping, steps: int, fold
         for task, sections in by_task.items()
     }
     counts = {task: sum(len(read_section(section)) for section in sections) for task, sections in kept.items()}
-    total = sum(counts.values())
+    lengths = equal_questions(counts, steps)
     mixed = [section for sections in kept.values() for section in sections]
     tuned = {**own.train, "vision": {"method": "full"}}
     words = _words(list(kept))
@@ -140,8 +146,7 @@ def plan_probes(recipe: Recipe, stage: str, grouping: Grouping, steps: int, fold
                 plan_recipe(one)  # refuses now what would stop a worker later
             runs.append(Probe(kind=kind, task=None, seed=seed, work=_work(one, stage, folder, start)))
         for task, sections in kept.items():
-            length = max(1, round(steps * counts[task] / total))
-            one = _recipe(recipe, stage, f"{ALONE}-{words[task]}-seed{seed}", seed, tuned, sections, length)
+            one = _recipe(recipe, stage, f"{ALONE}-{words[task]}-seed{seed}", seed, tuned, sections, lengths[task])
             runs.append(Probe(kind=ALONE, task=task, seed=seed, work=_work(one, stage, folder, start)))
     return Probes(stage=stage, steps=steps, rate=float(own.learning_rate["vision"]), runs=tuple(runs), held_out=rest)
 

@@ -14,7 +14,8 @@ from yarbus.core.errors import ConfigError
 from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant
 from yarbus.core.records import make_folder, read_record, write_json
 from yarbus.evaluation.folder import benchmark_folder
-from yarbus.studies.work import Work, quieten
+from yarbus.studies.compare import check_works
+from yarbus.studies.work import Work
 from yarbus.studies.workers import cores, work_off
 
 Changes = Mapping[str, Any]
@@ -22,7 +23,7 @@ Changes = Mapping[str, Any]
 
 
 def _check(recipe: Recipe, candidates: Mapping[str, Sequence[Changes]], benchmarks: Sequence[str]) -> None:
-    if not candidates:
+    if not candidates or not any(candidates.values()):
         raise ConfigError("no candidates", fix="give each variant some changes to try")
     counts = {name: len(some) for name, some in candidates.items()}
     if len(set(counts.values())) > 1:
@@ -39,7 +40,7 @@ def _check(recipe: Recipe, candidates: Mapping[str, Sequence[Changes]], benchmar
 
 
 def _score(run: Path, benchmarks: Sequence[str]) -> dict[str, float]:
-    """Validation accuracy by task: a benchmark's metrics by task, or its first metric."""
+    """Validation scores by task: every metric of a benchmark but the accuracy over all tasks, where it has others."""
     found: dict[str, float] = {}
     for name in benchmarks:
         metrics = read_record(benchmark_folder(run, name, "official") / "scores.json")["metrics"]
@@ -70,10 +71,11 @@ def choose_rates(
     Returns:
         The record: ``{"seed", "benchmarks", "variants": {name: {"chosen": changes, "tried": [{"changes", "mean",
         "tasks"}]}}}``.
+
+    Raises:
+        ConfigError: variants have unequally many candidates, one cannot be trained, or the folder holds runs of others.
     """
     _check(recipe, candidates, benchmarks)
-    quieten()
-    make_folder(folder)
     works: dict[str, Work] = {}
     after: dict[str, str] = {}
     tried: dict[str, list[tuple[Changes, Path]]] = {}
@@ -95,6 +97,8 @@ def choose_rates(
                 run=folder / label, start=start, stages=(last,), benchmarks=tuple(benchmarks),
             )  # fmt: skip
             tried.setdefault(name, []).append((changes, folder / label))
+    check_works(recipe, list(works.values()), folder)
+    make_folder(folder)
     work_off(list(works.values()), after, jobs or cores(), progress)
     variants = {}
     for name, runs in tried.items():

@@ -7,15 +7,18 @@ the same picture where there is one. Replies are judged as the benchmark judges 
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+from yarbus.analysis.losses import paired_estimate
 from yarbus.core.errors import ConfigError
 from yarbus.data.sample import Sample
 from yarbus.evaluation.benchmark import Protocol
+from yarbus.evaluation.progress import progress_of
 from yarbus.evaluation.replies import answer_of, question_of
 from yarbus.evaluation.runner import generate, load_benchmark
-from yarbus.report.intervals import paired_bootstrap
+from yarbus.studies.measuring import picture_of
 
 RULE = (
     "own: the question itself; same_task: a question of the same task in other words or about another picture; "
@@ -31,10 +34,10 @@ def _order(sample: Sample, other: Sample) -> bytes:
 
 def partners(samples: Sequence[Sample], kind: str) -> list[Sample | None]:
     """For each sample the one whose question the eyes are told; None where none with other words exists."""
-    by_task, by_group = defaultdict(list), defaultdict(list)
+    by_task, by_picture = defaultdict(list), defaultdict(list)
     for sample in samples:
         by_task[sample.task].append(sample)
-        by_group[sample.group or sample.id].append(sample)
+        by_picture[picture_of(sample)].append(sample)
     # A few candidates by hash are enough, and keep this linear.
     others = {
         task: sorted((s for s in samples if s.task != task), key=lambda s: sha256(s.id.encode()).digest())[:64]
@@ -42,26 +45,28 @@ def partners(samples: Sequence[Sample], kind: str) -> list[Sample | None]:
     }
 
     def partner(sample: Sample) -> Sample | None:
-        own = question_of(sample)
-        if kind == SAME:
-            candidates = by_task[sample.task][:256]
-        else:
-            here = [one for one in by_group[sample.group or sample.id] if one.task != sample.task]
-            candidates = here or others[sample.task]
-        found = [one for one in candidates if question_of(one) != own]
-        return min(found, key=lambda one: _order(sample, one), default=None)
+        here = [one for one in by_picture[picture_of(sample)] if one.task != sample.task]
+        for candidates in [by_task[sample.task][:256]] if kind == SAME else [here, others[sample.task]]:
+            found = [one for one in candidates if question_of(one) != question_of(sample)]
+            if found:
+                return min(found, key=lambda one: _order(sample, one))
+        return None
 
     return [partner(sample) for sample in samples]
 
 
 def choose(names: Sequence[str], per_task: int, protocol: str) -> list[tuple[Sample, Protocol]]:
-    """The first questions of each task of the benchmarks in the order of a hash of their id, with their protocol."""
+    """The first questions of each task of the benchmarks in the order of a hash of their id, with their protocol.
+
+    A benchmark whose questions name no task is one task.
+    """
     found: dict[str, list[tuple[Sample, Protocol]]] = defaultdict(list)
     for name in names:
         benchmark = load_benchmark(name)
         for sample in benchmark.samples():
             if sample.images:
-                found[sample.task or name].append((sample, benchmark.protocol(protocol)))
+                task = sample.task or name
+                found[task].append((replace(sample, task=task), benchmark.protocol(protocol)))
     return [
         entry
         for task in found
@@ -100,12 +105,12 @@ def swapped_questions(
     per_task: int = 120,
     batch: int = 64,
     protocol: str = "official",
-    advance: Callable[[int], None] = lambda count: None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """The record swapped.json: accuracy by task with the own and with swapped questions, and paired losses.
 
     A loss is "own minus swapped" in fractions, over the questions that have a partner, with a paired bootstrap by
-    group. A model that hears no question is refused: there would be nothing to swap.
+    picture. A model that hears no question is refused: there would be nothing to swap.
     """
     if getattr(processor, "context_tokenizer", None) is None:
         raise ConfigError(
@@ -115,23 +120,30 @@ def swapped_questions(
     if not asked:
         raise ConfigError("no question to swap", why="the benchmarks hold no picture", fix="name other benchmarks")
     samples = [sample for sample, _ in asked]
-    model.eval()
-    right: dict[str, list[bool | None]] = {OWN: list(_verdicts(model, processor, asked, samples, batch, advance))}
-    for kind in (SAME, OTHER):
-        found = partners(samples, kind)
-        known = [index for index, partner in enumerate(found) if partner is not None]
-        asked_by = [partner for partner in found if partner is not None]
-        verdicts = _verdicts(model, processor, [asked[i] for i in known], asked_by, batch, advance)
-        right[kind] = [None] * len(samples)
-        for index, verdict in zip(known, verdicts, strict=True):
-            right[kind][index] = verdict
-    tasks = list(dict.fromkeys(sample.task or "" for sample in samples))
-    by_task = {
-        task: _line(samples, right, [i for i, sample in enumerate(samples) if (sample.task or "") == task])
-        for task in tasks
+    told: dict[str, Sequence[Sample | None]] = {OWN: samples} | {
+        kind: partners(samples, kind) for kind in (SAME, OTHER)
     }
-    total = _line(samples, right, list(range(len(samples))))
-    return {"tasks": by_task, "mean": {key: value for key, value in total.items() if key != "n"}, "rule": RULE}
+    right: dict[str, list[bool | None]] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        total = sum(partner is not None for some in told.values() for partner in some)
+        with progress_of("swapped questions", total, progress) as advance:
+            for kind, some in told.items():
+                known = [(index, partner) for index, partner in enumerate(some) if partner is not None]
+                asked_by = [partner for _, partner in known]
+                verdicts = _verdicts(model, processor, [asked[i] for i, _ in known], asked_by, batch, advance)
+                right[kind] = [None] * len(samples)
+                for (index, _), verdict in zip(known, verdicts, strict=True):
+                    right[kind][index] = verdict
+    finally:
+        model.train(was_training)
+    by_task = {
+        task: _line(samples, right, [i for i, sample in enumerate(samples) if sample.task == task])
+        for task in dict.fromkeys(sample.task for sample in samples)
+    }
+    total_line = _line(samples, right, list(range(len(samples))))
+    return {"tasks": by_task, "mean": {key: value for key, value in total_line.items() if key != "n"}, "rule": RULE}
 
 
 def _line(
@@ -158,12 +170,9 @@ def _mean(samples: Sequence[Sample], values: Sequence[float], indices: Sequence[
 def _loss(
     samples: Sequence[Sample], right: Mapping[str, Sequence[bool | None]], kind: str, known: Sequence[int]
 ) -> dict[str, float | None]:
-    if not known:
-        return {"mean": None, "low": None, "high": None}
-    found = paired_bootstrap(
+    return paired_estimate(
         [float(bool(right[OWN][i])) for i in known],
         [float(bool(right[kind][i])) for i in known],
-        [samples[i].group or samples[i].id for i in known],
-        tasks=[samples[i].task or "" for i in known],
+        [picture_of(samples[i]) for i in known],
+        tasks=[samples[i].task for i in known],
     )
-    return {"mean": found.mean, "low": found.low, "high": found.high}

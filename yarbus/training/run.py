@@ -22,18 +22,20 @@ def load_checkpoint(run: str | Path, step: int) -> tuple[nn.Module, Any]:
 
     Raises ``CheckpointError`` where that checkpoint was not kept or is damaged.
     """
+    run = Path(run)
+    if not (run / "recipe.yaml").is_file():
+        raise ConfigError("not a run", where=run, why="it has no recipe.yaml", fix="name the folder of a trained run")
     model, processor = load_run(run)
-    recipe = load_recipe(Path(run) / "recipe.yaml")
-    trained = [stage for stage in recipe.stages if (Path(run) / "stages" / stage).is_dir()]
-    folder = checkpoint.step_folder(Path(run) / "stages" / trained[-1] / "checkpoints", step)
-    if not folder.is_dir():
+    stages = [stage for stage in load_recipe(run / "recipe.yaml").stages if (run / "stages" / stage).is_dir()]
+    folder = checkpoint.step_folder(run / "stages" / stages[-1] / "checkpoints", step) if stages else None
+    if folder is None or not folder.is_dir():
         raise CheckpointError(
             f"no checkpoint of step {step}",
             where=run,
             why="it was not kept",
             fix="train again with a checkpoint_every that meets this step, and a higher keep_checkpoints",
         )
-    checkpoint.verify(folder, run_identity(Path(run)))
+    checkpoint.verify(folder, run_identity(run))
     load_adapter_tensors(model, load_tensors(folder / WEIGHTS))
     return model, processor
 
