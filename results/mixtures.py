@@ -1,8 +1,8 @@
 """Is the advice right? Mixtures whose answer is measured beforehand: ``python results/mixtures.py``.
 
 The answer is the *specialist gap*: validation accuracy of ``full`` on a task alone minus ``full`` on the mixture, at
-equal questions of the task; the mixture's gap is that of its worst-off task. The advice comes from short runs of half
-that length on other seeds, never from these accuracies. Thresholds of the advice were set on the calibration mixtures.
+equal questions of the task; the mixture's gap is that of its worst-off task. The advice comes from short runs on other
+seeds and their loss on training rows kept out, never from these accuracies. Thresholds of the advice were set on the calibration mixtures.
 On the mixture with the largest gap the methods are then compared (``uneven.json``).
 Goes on where it was interrupted; writes ``results/mixtures/mixtures.json``.
 """
@@ -24,7 +24,7 @@ WORK = Path("comparisons") / "mixtures"
 VALIDATION = "file:tinyworld:validation/validation.json"
 RATE = 2e-3
 """Of the vision tower: high enough that tasks can hurt each other here."""
-STEPS, PROBE_STEPS = 200, 100
+STEPS = 200
 PROBE_SEED = 20
 ROUTER_RATE = 2.5e-4
 ROUTING_RECORD = {"routing": {"every": 50, "samples": 64}}
@@ -41,15 +41,31 @@ class Mixture:
     use: str
     """``known``: the advice is checked on it; ``calibration``: its thresholds were set on it."""
     seeds: tuple[int, ...] = (0, 1)
+    probe_steps: int = STEPS
+    """Length of the short runs that the advice is made from."""
 
 
 MIXTURES = (
     Mixture(name="read twice", parts=(("read-a", 1.0), ("read-b", 1.0)), use="known"),
     Mixture(name="read and caption", parts=(("read", 1.0), ("caption", 1.0)), use="known"),
     Mixture(name="read and size, 1 to 7", parts=(("read", 1 / 7), ("size", 1.0)), use="known"),
-    Mixture(name="locate and lean", parts=(("locate", 1.0), ("lean", 1.0)), use="calibration", seeds=(0,)),
-    Mixture(name="read and lean, 1 to 7", parts=(("read", 1 / 7), ("lean", 1.0)), use="calibration", seeds=(0,)),
-    Mixture(name="colour and size, 1 to 7", parts=(("colour", 1 / 7), ("size", 1.0)), use="calibration", seeds=(0,)),
+    Mixture(
+        name="locate and lean", parts=(("locate", 1.0), ("lean", 1.0)), use="calibration", seeds=(0,), probe_steps=100
+    ),
+    Mixture(
+        name="read and lean, 1 to 7",
+        parts=(("read", 1 / 7), ("lean", 1.0)),
+        use="calibration",
+        seeds=(0,),
+        probe_steps=100,
+    ),
+    Mixture(
+        name="colour and size, 1 to 7",
+        parts=(("colour", 1 / 7), ("size", 1.0)),
+        use="calibration",
+        seeds=(0,),
+        probe_steps=100,
+    ),
 )
 
 
@@ -122,14 +138,14 @@ def advice(mixture: Mixture, work: Path) -> dict[str, Any]:
     from yarbus.studies.conflict import conflict
 
     folder = conflict(
-        recipe_of(mixture.parts, STEPS, PROBE_SEED, work), steps=PROBE_STEPS,
+        recipe_of(mixture.parts, STEPS, PROBE_SEED, work), steps=mixture.probe_steps,
         folder=work / "conflict" / _word(mixture.name), jobs=1, progress=False,
     )  # fmt: skip
     record = read_record(folder / "conflict.json")
     drift = record["drift"]["overall"]
     return {
         "seed": PROBE_SEED,
-        "steps": PROBE_STEPS,
+        "steps": mixture.probe_steps,
         "gradients": record["gradients"]["overall"],
         "pull": record["gradients"]["by_task"],
         "drift": drift,

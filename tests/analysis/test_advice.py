@@ -31,6 +31,7 @@ NOTHING = estimate(None)
 APART, ALIKE, OPEN = estimate(-0.4, -0.5, -0.3), estimate(0.4, 0.3, 0.5), estimate(0.0, -0.3, 0.3)
 COSTS, FREE, UNCLEAR = estimate(0.2, 0.15, 0.25), estimate(-0.1, -0.15, -0.05), estimate(0.1, -0.3, 0.5)
 HELPS, HARMS = COSTS, FREE
+SMALL = estimate(0.05, 0.02, 0.08)  # clear of 0, and not worth calling conflict
 CEILING = estimate(0.5, 0.4, 0.6)
 
 
@@ -94,7 +95,10 @@ def test_nothing_is_read_from_gradients_whose_own_halves_do_not_agree(same):
         (gap(read=(FREE, HARMS), size=(FREE, UNCLEAR)), "agreement", "freeze", "harms read at this rate"),
         (gap(read=(FREE, HARMS), size=(FREE, HELPS)), "agreement", "undecided", "helps size and harms read"),
         (gap(read=(FREE, UNCLEAR), size=(FREE, UNCLEAR)), "agreement", "undecided", "whether tuning helps is not"),
-        (gap(read=(UNCLEAR, HELPS), size=(FREE, HELPS)), "undecided", "undecided", "For read the interval does not"),
+        (gap(read=(UNCLEAR, HELPS), size=(FREE, UNCLEAR)), "undecided", "undecided", "For read the interval does not"),
+        (gap(read=(UNCLEAR, HELPS), size=(FREE, HELPS)), "undecided", "tune", "tuning helps every one of them"),
+        (gap(read=(UNCLEAR, HARMS), size=(FREE, UNCLEAR)), "undecided", "freeze", "but tuning harms read"),
+        (gap(read=(SMALL, HELPS), size=(FREE, HELPS)), "agreement", "tune", "tuning helps read and size"),
         (gap(read=(NOTHING, NOTHING), size=(estimate(0.9), estimate(0.9))), "undecided", "undecided", "read and size"),
     ],
 )
@@ -196,3 +200,21 @@ def test_words():
     assert listed([1]) == "1" and listed(["a", "b", "c"]) == "a, b and c"
     assert shown(estimate(0.5, 0.25, 0.75)) == "+0.50 (+0.25 to +0.75)"
     assert shown(estimate(0.5)) == "+0.50 (no interval)" and "noise" in shown(NOTHING)
+
+
+def entropies(*shares):
+    return {
+        "by_block": [
+            {"block": block, "entropy": None if share is None else estimate(share), "max_entropy": 1.0}
+            for block, share in enumerate(shares)
+        ]
+    }
+
+
+def test_a_collapsed_router_is_told_and_one_that_was_not_recorded_is_not():
+    record = {"gradients": gradients(), "gap": None}
+    told = said(advise(record, None, entropies(0.7, 0.01, 0.0)))
+    assert "router has collapsed in blocks 1 and 2" in told and "Lower its rate" in told
+    assert "70 to 90 % of its greatest entropy" in said(advise(record, None, entropies(0.7, 0.9)))
+    assert "entropy" not in said(advise(record, None, entropies(None)))
+    assert "collapsed" not in said(advise(record))

@@ -144,3 +144,13 @@ def test_products_of_a_model_are_those_of_its_gradients_and_it_stays_as_it_was(f
             rows.append(torch.cat([p.grad.flatten() for p in block.parameters()]))
         np.testing.assert_allclose(products[index], torch.stack(rows) @ torch.stack(rows).T, rtol=1e-3, atol=1e-7)
         block.requires_grad_(False)
+
+
+def test_a_long_gradient_is_sketched_and_keeps_its_products(pictures):
+    model, processor = tiny.FAMILIES["llava"]()
+    batches = [labelled(processor, pictures[:2]), labelled(processor, pictures[2:4])]
+    whole, sketched = block_products(model, batches), block_products(model, batches, dim=4096)
+    for block, products in whole.items():
+        lengths = np.sqrt(np.outer(np.diag(products), np.diag(products)))
+        assert np.abs(sketched[block] - products).max() > 0
+        np.testing.assert_allclose(sketched[block] / lengths, products / lengths, atol=4 * np.sqrt(2 / 4096))

@@ -351,7 +351,7 @@ def test_a_trained_run_adds_what_only_it_can_show(experiment, trained, tmp_path,
     assert [line.split(":")[0] for line in found["missing"]] == [
         "weight changes and what sharing costs", "agreement",
     ]  # fmt: skip
-    assert "Told the question of another task" in found["advice"]["sentences"][-1]
+    assert any("Told the question of another task" in line for line in found["advice"]["sentences"])
     assert "Swapped questions" in (folder / "report" / "index.html").read_text()
 
 
@@ -377,3 +377,17 @@ def test_a_run_that_does_not_belong_is_refused_before_any_work(
         text = text.replace("rows.json", "other.json")
     (run / "recipe.yaml").write_text(text)
     refused(error, message, experiment, tmp_path / "c", run=run)
+
+
+def test_short_runs_of_an_earlier_call_stay_in_the_record(experiment, study, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "tiny")
+    before = read_json(folder / "conflict.json")
+    after = read_json(yarbus.conflict(experiment, folder=folder, **SMALL) / "conflict.json")
+    assert after["gap"] == before["gap"] and after["drift"] == before["drift"]
+    assert not any("need --steps" in line for line in after["missing"])
+    assert len(before["gap"]["tasks"][TASKS[0]]["gap_by_seed"]) == before["gap"]["seeds"] == 2
+
+
+def test_one_seed_has_no_control(experiment, tmp_path, no_work):
+    with pytest.raises(ConfigError, match="seeds is 1"):
+        yarbus.conflict(experiment, steps=4, seeds=1, folder=tmp_path / "one", **SMALL)

@@ -15,9 +15,9 @@ from yarbus.core.recipe import load_recipe
 from yarbus.core.records import read_jsonl
 from yarbus.data.sample import Sample, Turn
 from yarbus.models.attachment import parameter_groups
+from yarbus.models.sketch import count_sketch, key_of
 from yarbus.training import recording
 from yarbus.training.recording import gradient_vector, probe_rows, write_tensors
-from yarbus.training.sketch import count_sketch, key_of
 from yarbus.training.stages import train
 
 RECORD = {"vision_gradient": {"every": 2, "dim": 2000}, "routing": {"every": 3, "samples": 5}}

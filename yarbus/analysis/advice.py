@@ -10,14 +10,17 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-MIN_GAP_NATS = 0.02
-"""Held-out loss, in nats per answer token, that sharing must cost a task before it is called conflict."""
+MIN_GAP_NATS = 0.1
+"""Held-out loss, in nats per answer token, that sharing must cost a task (its interval clear of 0) to be conflict; the
+intervals of all tasks must stay below it for sharing to be called harmless."""
 MIN_GAIN_NATS = 0.0
 """Held-out loss that tuning must bring on the mean of the tasks before it is called worth it."""
 MIN_COSINE = 0.0
 """Noise-corrected cosine below which two tasks ask for opposite first steps."""
 MIN_CEILING = 0.0
 """A same-task cosine that does not leave this is noise: nothing can be read from such gradients."""
+COLLAPSED = 0.05
+"""Share of the greatest entropy below which routing has collapsed."""
 THRESHOLDS = {
     "least gap in nats": MIN_GAP_NATS,
     "least gain in nats": MIN_GAIN_NATS,
@@ -87,7 +90,9 @@ def of_gradients(gradients: Row) -> tuple[str, list[str]]:
 def of_runs(gap: Row) -> tuple[str, list[str]]:
     """(verdict, sentences) of the short runs: what sharing the tower costs."""
     tasks = gap["tasks"]
-    losers = [task for task, line in tasks.items() if is_above(line["gap"], MIN_GAP_NATS)]
+    losers = [
+        task for task, line in tasks.items() if is_above(line["gap"], 0.0) and line["gap"]["mean"] >= MIN_GAP_NATS
+    ]
     clear = [task for task, line in tasks.items() if is_below(line["gap"], MIN_GAP_NATS)]
     shares = "; ".join(f"{task} {shown(line['gap'], 3)}" for task, line in tasks.items())
     facts = (
@@ -137,8 +142,28 @@ def _swapped_sentence(swapped: Row) -> str:
     return f"Told the question of another task, the trained run loses {shown(points, 1)} points: {heard}."
 
 
-def advise(record: Row, swapped: Row | None = None) -> dict[str, Any]:
-    """The record ``advice`` of conflict.json: from its ``gradients``, its ``gap`` if made, and a run's swapped.json.
+def _routing_sentence(routing: Row) -> str:
+    """Whether the trained router chooses, always takes the same, or has not left an even mixture."""
+    shares = {
+        line["block"]: line["entropy"]["mean"] / line["max_entropy"]
+        for line in routing["by_block"]
+        if line["entropy"] is not None and line["entropy"]["mean"] is not None
+    }
+    collapsed = [block for block, share in shares.items() if share < COLLAPSED]
+    if collapsed:
+        where = f"block{'s' if len(collapsed) > 1 else ''} {listed(collapsed)}"
+        return (
+            f"The trained run's router has collapsed in {where}: an image goes to one expert alone and the router's "
+            "gradient vanishes. Lower its rate before judging conditioning by this run."
+        )
+    if not shares:
+        return ""
+    low, high = 100 * min(shares.values()), 100 * max(shares.values())
+    return f"The trained run's routing has {low:.0f} to {high:.0f} % of its greatest entropy."
+
+
+def advise(record: Row, swapped: Row | None = None, routing: Row | None = None) -> dict[str, Any]:
+    """The record ``advice`` of conflict.json: from its ``gradients``, its ``gap`` if made, and a run's records.
 
     Number of experts is not advised: the comparison of methods measures that.
     """
@@ -172,6 +197,8 @@ def advise(record: Row, swapped: Row | None = None) -> dict[str, Any]:
         sentences.append(_blocks_sentence(blocks, gradients))
     if swapped is not None:
         sentences.append(_swapped_sentence(swapped))
+    if routing is not None and (sentence := _routing_sentence(routing)):
+        sentences.append(sentence)
     return {
         "verdict": verdict,
         "action": action,
@@ -204,7 +231,11 @@ def _decide(verdict: str, helped: Sequence[str], harmed: Sequence[str], tasks: S
                 f"No conflict seen; tuning helps {listed(helped)} and harms {listed(harmed)}: your choice.",
             )
         return UNDECIDED, "No conflict seen, and whether tuning helps is not decided."
-    return UNDECIDED, "The short runs do not decide: train longer ones, or on more rows."
+    if harmed and not helped:
+        return FREEZE, f"Whether tasks conflict is not decided, but tuning harms {listed(harmed)} at this rate: freeze."
+    if len(helped) == len(tasks):
+        return TUNE, "Whether tasks conflict is not decided, but tuning helps every one of them: tune the tower."
+    return UNDECIDED, "The short runs do not decide: train longer ones, under more seeds or on more rows."
 
 
 def _sureness(verdict: str, lead: str, gap: Row) -> str:

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import nn
+from torch import Tensor, nn
 
+from yarbus.models.sketch import count_sketch, key_of
 from yarbus.models.vlm import VLM
 
+SKETCH_DIM = 2**18
 DRAWS = 500
 """Bootstrap draws of the batches of each task."""
 INTERVAL = (0.025, 0.975)
@@ -49,12 +51,13 @@ def _only(model: nn.Module, wanted: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 def block_products(
-    model: nn.Module, batches: Iterable[Mapping[str, Any]], precision: str = "float32"
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], precision: str = "float32", dim: int = SKETCH_DIM
 ) -> dict[int, Float[np.ndarray, "batches batches"]]:
     """Inner products between the gradients of every two batches, for each executed vision block.
 
     ``batches`` carry ``labels``; the loss is the mean cross-entropy of their answer tokens. The tower is taken as
-    it is, with all parameters of its blocks; dropout is off. Gradients stay on the CPU in fp32, one set per batch.
+    it is, with all parameters of its blocks; dropout is off. A block's gradient is kept whole up to ``dim`` elements
+    and count-sketched beyond: cosines then move by about sqrt(2 / dim), and a batch needs 4 * dim bytes per block.
     """
     vlm = VLM.of(model)
     blocks = {index: list(block.parameters()) for index, block in vlm.executed_blocks(0).items()}
@@ -77,8 +80,16 @@ def block_products(
                     torch.zeros_like(parameter) if gradient is None else gradient
                     for parameter, gradient in zip(parameters, gradients, strict=False)
                 ]
-                rows[index].append(torch.cat([one.float().flatten().cpu() for one in found]).numpy())
+                rows[index].append(_kept(found, dim).cpu().numpy())
     return {index: _gram(some) for index, some in rows.items()}
+
+
+def _kept(gradients: Sequence[Tensor], dim: int) -> Float[Tensor, " elements"]:
+    """A block's gradient whole, or its sketch; parameter by parameter, so that no second copy of it is needed."""
+    if sum(gradient.numel() for gradient in gradients) <= dim:
+        return torch.cat([gradient.float().flatten() for gradient in gradients])
+    sketches = [count_sketch(one, key_of("block", str(number)), dim) for number, one in enumerate(gradients)]
+    return torch.stack(sketches).sum(0)
 
 
 def _gram(rows: list[np.ndarray]) -> np.ndarray:

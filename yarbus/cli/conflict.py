@@ -26,6 +26,7 @@ def conflict(
             min=1, help="Steps of the short runs that measure what sharing the tower costs; none if left out."
         ),
     ] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Seeds of each short run.")] = 2,
     samples: Annotated[int, typer.Option(min=1, help="Rows per task for the gradients.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Rows per gradient.")] = 16,
     stage: Annotated[str | None, typer.Option(help="The stage in question; the last if left out.")] = None,
@@ -52,8 +53,8 @@ def conflict(
     from yarbus.studies.conflict import conflict as measure
 
     where = measure(
-        chosen, run=run, start=start, stage=stage, samples=samples, batch=batch, steps=steps, folder=folder, jobs=jobs,
-        progress=not json, command=shlex.join(["yarbus", *sys.argv[1:]]),
+        chosen, run=run, start=start, stage=stage, samples=samples, batch=batch, steps=steps, seeds=seeds,
+        folder=folder, jobs=jobs, progress=not json, command=shlex.join(["yarbus", *sys.argv[1:]]),
     )  # fmt: skip
     record = read_record(where / RECORD)
     if json:

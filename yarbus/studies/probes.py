@@ -29,7 +29,6 @@ from yarbus.training.planning import plan_recipe
 from yarbus.training.run import load_run
 
 TRAINED_SHARE = 0.9
-SEEDS = 2
 PROBES = "probes"
 MIX, FROZEN, ALONE = "mix", "frozen", "only"
 MAX_HELD_OUT = 256
@@ -107,7 +106,9 @@ def equal_questions(counts: Mapping[str, int], steps: int) -> dict[str, int]:
     return {task: max(1, round(steps * count / total)) for task, count in counts.items()}
 
 
-def plan_probes(recipe: Recipe, stage: str, grouping: Grouping, steps: int, folder: Path, start: Path | None) -> Probes:
+def plan_probes(
+    recipe: Recipe, stage: str, grouping: Grouping, steps: int, folder: Path, start: Path | None, seeds: int = 2
+) -> Probes:
     """The short runs below ``folder/probes``; nothing is trained yet. ``steps`` are those of the mixture's run.
 
     Raises:
@@ -139,7 +140,7 @@ def plan_probes(recipe: Recipe, stage: str, grouping: Grouping, steps: int, fold
     tuned = {**own.train, "vision": {"method": "full"}}
     words = _words(list(kept))
     runs = []
-    for seed in range(recipe.seed, recipe.seed + SEEDS):
+    for seed in range(recipe.seed, recipe.seed + seeds):
         for kind, train in ((MIX, tuned), (FROZEN, frozen)):  # the longest first: several run at a time
             one = _recipe(recipe, stage, f"{kind}-seed{seed}", seed, train, mixed, steps)
             if seed == recipe.seed:
@@ -242,7 +243,7 @@ def gap_record(probes: Probes, recipe: Recipe, progress: bool = False) -> dict[s
     return {
         "unit": "nats per answer token, held-out rows",
         "steps": probes.steps,
-        "seeds": SEEDS,
+        "seeds": len({probe.seed for probe in probes.runs}),
         "tasks": {
             task: {
                 "num_rows": len(some),
@@ -250,6 +251,10 @@ def gap_record(probes: Probes, recipe: Recipe, progress: bool = False) -> dict[s
                 "mix": mean(MIX, task),
                 "frozen": mean(FROZEN, task),
                 "gap": paired_gap(losses[MIX, task], losses[ALONE, task], groups[task]),
+                "gap_by_seed": [
+                    float(np.mean([one[name] - other[name] for name in one]))
+                    for one, other in zip(losses[MIX, task], losses[ALONE, task], strict=True)
+                ],
                 "gain": paired_gap(losses[FROZEN, task], losses[MIX, task], groups[task]),
             }
             for task, some in rows.items()

@@ -32,10 +32,10 @@ from yarbus.data.sample import Sample
 from yarbus.methods.covft import ContextualMixture, mixtures_of
 from yarbus.models.attachment import parameter_groups
 from yarbus.models.observe import observe
+from yarbus.models.sketch import count_sketch, key_of
 from yarbus.models.vlm import VLM
 from yarbus.training import checkpoint
 from yarbus.training.metrics import drop_after
-from yarbus.training.sketch import count_sketch, key_of
 
 EYES = ("vision", "vision_new", "router")
 """Groups whose gradient is the eyes'."""

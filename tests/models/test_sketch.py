@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yarbus.training.sketch import count_sketch, hashes, key_of
+from yarbus.models.sketch import count_sketch, hashes, key_of
 
 NUMBERS = 2**64
 
