@@ -2,8 +2,8 @@
 
 The answer is the *specialist gap*: validation accuracy of ``full`` on a task alone minus ``full`` on the mixture, at
 equal questions of the task; the mixture's gap is that of its worst-off task. The advice comes from short runs on other
-seeds and their loss on training rows kept out, never from these accuracies. Thresholds of the advice were set on the calibration mixtures.
-On the mixture with the largest gap the methods are then compared (``uneven.json``).
+seeds and their loss on training rows kept out, never from these accuracies. Thresholds of the advice were set on the
+calibration mixtures. On the mixture with the largest gap the methods are then compared (``uneven.json``).
 Goes on where it was interrupted; writes ``results/mixtures/mixtures.json``.
 """
 
@@ -55,13 +55,6 @@ MIXTURES = (
     Mixture(
         name="read and lean, 1 to 7",
         parts=(("read", 1 / 7), ("lean", 1.0)),
-        use="calibration",
-        seeds=(0,),
-        probe_steps=100,
-    ),
-    Mixture(
-        name="colour and size, 1 to 7",
-        parts=(("colour", 1 / 7), ("size", 1.0)),
         use="calibration",
         seeds=(0,),
         probe_steps=100,
