@@ -19,6 +19,8 @@ from yarbus.report.runs import Comparison, read_comparison
 from yarbus.report.summary import contrast
 
 HERE = Path(__file__).parent / "study"
+SHIPPED = HERE.parents[1] / "yarbus" / "tinyworld" / "files" / "study"
+"""The digest travels with the package, so that a quickstart can show this study beside its own short run."""
 WORK = Path("comparisons") / "study"
 VALIDATION = "file:tinyworld:validation/validation.json"
 SELECTION_STEPS = 300
@@ -65,12 +67,13 @@ def chosen_variants(recipe: Recipe, rates: dict[str, Any]) -> dict[str, dict[str
 
 
 def commit(what: str, wanted: bool) -> None:
-    """Commits what lies under ``results/study``, and nothing else."""
+    """Commits what lies under ``results/study`` and the digest that ships, and nothing else."""
     if not wanted:
         return
-    subprocess.run(["git", "add", str(HERE)], check=True)
-    if subprocess.run(["git", "diff", "--cached", "--quiet", "--", str(HERE)]).returncode:
-        subprocess.run(["git", "commit", "--only", "-q", "-m", what, "--", str(HERE)], check=True)
+    places = [str(HERE), str(SHIPPED)]
+    subprocess.run(["git", "add", *places], check=True)
+    if subprocess.run(["git", "diff", "--cached", "--quiet", "--", *places]).returncode:
+        subprocess.run(["git", "commit", "--only", "-q", "-m", what, "--", *places], check=True)
 
 
 PAIRS = (
@@ -108,7 +111,10 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
 def keep(work: Path) -> None:
     """Puts what is finished under ``results/study``: numbers, the page, the runs' diagnoses without their samples."""
     comparison = read_comparison(work)
-    write_json(HERE / "digest.json", summary_of(at(comparison, "final")))
+    digest = summary_of(at(comparison, "final"))
+    write_json(HERE / "digest.json", digest)
+    make_folder(SHIPPED)
+    write_json(SHIPPED / "digest.json", digest)
     for step in CHECKPOINTS:
         name = f"step-{step:06d}"
         write_json(HERE / f"{name}.json", summary_of(at(comparison, name)))
