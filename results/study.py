@@ -6,15 +6,15 @@ and are never committed; what was not run is listed in the digest as not run.
 """
 
 import argparse
-import shutil
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from yarbus.core.recipe import Recipe, load_recipe
-from yarbus.core.records import make_folder, read_record, write_json
+from yarbus.core.records import make_folder, read_record, write_json, write_text
 from yarbus.report.digest import digest_of
+from yarbus.report.html import page
 from yarbus.report.runs import Comparison, read_comparison
 from yarbus.report.summary import contrast
 
@@ -110,7 +110,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
 
 def keep(work: Path) -> None:
     """Puts what is finished under ``results/study``: numbers, the page, the runs' diagnoses without their samples."""
-    comparison = read_comparison(work)
+    comparison = replace(read_comparison(work), name="study")
     digest = summary_of(at(comparison, "final"))
     write_json(HERE / "digest.json", digest)
     make_folder(SHIPPED)
@@ -128,7 +128,7 @@ def keep(work: Path) -> None:
             make_folder(HERE / "analysis" / run.folder.name)
             write_json(HERE / "analysis" / run.folder.name / f"routing-{stage}.json", {"lines": lines})
     make_folder(HERE / "report")
-    shutil.copyfile(work / "report" / "index.html", HERE / "report" / "index.html")
+    write_text(HERE / "report" / "index.html", page(comparison))
 
 
 def main() -> None:

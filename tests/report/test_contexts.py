@@ -66,5 +66,10 @@ def test_contexts_before_training_are_the_control(tmp_path):
     album = Album(tmp_path)
     (figure,) = contexts_figures({"dense": [record]}, LOOK, album)
     assert "Before training the context vector had 0.42 (0.39 to 0.45)." in figure.how
-    assert "Before training: dense 0.42." in numbers_figure({"dense": [record]}, LOOK).how
-    assert "Before training" not in numbers_figure({"dense": [contexts([])]}, LOOK).how
+    own = record["context"]["mutual_information"]
+    record["untrained"]["context"]["mutual_information"] = estimate(own["mean"], 0.03)
+    reading = numbers_figure({"dense": [record]}, LOOK).reading
+    assert f"Routers of random weights reach as much (dense {own['mean']:.2f})." in reading
+    record["untrained"]["context"]["mutual_information"] = estimate(own["low"] - 0.1, 0.03)
+    assert "Training added to it (dense" in numbers_figure({"dense": [record]}, LOOK).reading
+    assert "andom weights" not in numbers_figure({"dense": [contexts([])]}, LOOK).reading

@@ -37,15 +37,20 @@ def _reading(found: Mapping[tuple[str, str], Estimate], variants: Sequence[str],
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _before(records: Records) -> str:
-    """What routers of random weights reached, the mean over seeds; a trained context should be read against it."""
-    found = {
+def _before(records: Records, found: Mapping[tuple[str, str], Estimate]) -> str:
+    """What routers of random weights reach; a trained context says something only beyond that."""
+    untrained = {
         variant: value
         for variant, some in records.items()
         if (value := over_seeds([information(record.get("untrained") or {}, "context") for record in some])) is not None
     }
-    parts = ", ".join(f"{variant} {decimal(value.mean)}" for variant, value in found.items())
-    return f" Before training: {parts}." if parts else ""
+    groups: dict[bool, list[str]] = {}
+    for variant, value in untrained.items():
+        trained = found.get(("context", variant))
+        learned = trained is not None and trained.is_above(value.mean)
+        groups.setdefault(learned, []).append(f"{variant} {decimal(value.mean)}")
+    text = f" Routers of random weights reach as much ({', '.join(groups[False])})." if False in groups else ""
+    return text + (f" Training added to it ({', '.join(groups[True])} before)." if True in groups else "")
 
 
 def numbers_figure(records: Records, look: Look) -> Figure | None:
@@ -88,9 +93,8 @@ def numbers_figure(records: Records, look: Look) -> Figure | None:
     return Figure(
         name="contexts",
         title=f"Do clusters follow the {label}?",
-        reading=_reading(found, list(records), label),
-        how=f"Adjusted mutual information of k-means clusters with the {label}; 0 is chance, 1 the same parts.{over}"
-        + _before(records),
+        reading=_reading(found, list(records), label) + _before(records, found),
+        how=f"Adjusted mutual information of k-means clusters with the {label}; 0 is chance, 1 the same parts.{over}",
         body=strips([group for group in groups if group.strips], look, marks, axis_labels(marks), "information"),
         header=["variant", "vector", "mutual_information", "low", "high", "silhouette"],
         rows=[
