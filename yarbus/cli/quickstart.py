@@ -52,21 +52,26 @@ def quickstart(
         chosen, names(variants), seeds=seeds, folder=folder, jobs=jobs, progress=not json, command=command,
         diagnose=DIAGNOSIS,
     )  # fmt: skip
-    _diagnose(chosen, folder, command, progress=not json)
+    advice = _diagnose(chosen, folder, command, progress=not json)
     show([folder], json)
     if not json:
+        if advice:
+            print(f"\nDo the tasks conflict in the tower? {advice}")
         page = folder / "report" / "index.html"
         print(f"\n{time.monotonic() - began:.0f} s in all. Report: {os.path.relpath(page)}")
 
 
-def _diagnose(recipe, folder: Path, command: str, progress: bool) -> None:  # type: ignore[no-untyped-def]
+def _diagnose(recipe, folder: Path, command: str, progress: bool) -> str | None:  # type: ignore[no-untyped-def]
     """Do the tasks conflict? Data without tasks still make a comparison: that part is then left out, and said so."""
-    from yarbus.studies.conflict import conflict
+    from yarbus.core.records import read_record
+    from yarbus.studies.conflict import RECORD, conflict
 
     try:
         conflict(recipe, folder=folder, samples=GRADIENT_ROWS, progress=progress, command=command)
     except DataError as error:
         print(f"no diagnosis of conflict: {error}", file=sys.stderr)
+        return None
+    return read_record(folder / RECORD)["advice"]["headline"]
 
 
 def _announce(recipe, variants: list[str] | None, seeds: int, folder: Path) -> None:  # type: ignore[no-untyped-def]
