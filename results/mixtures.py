@@ -178,7 +178,6 @@ def cure(work: Path) -> dict[str, Any]:
     pairs = (
         ("uniform", "covft-dense"),
         ("one-expert", "covft-dense"),
-        ("covft-text", "covft-dense"),
         ("full", "uniform"),
     )
     found = [asdict(one) for reference, name in pairs if (one := contrast(comparison, reference, name)) is not None]
