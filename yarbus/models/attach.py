@@ -213,6 +213,7 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
     with torch.no_grad():
         for name in changed:
             parameters[name].copy_(attachment.kept[name])
+    _take_out(model, attachment)
     for path, module in attachment.replaced.items():
         parent, _, leaf = path.rpartition(".")
         holder = model.get_submodule(parent)
@@ -224,6 +225,17 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
     if processor is not None:
         detach_from_processor(processor)
     return model
+
+
+def _take_out(model: nn.Module, attachment: Attachment) -> None:
+    """Removes the hooks of what was inserted, and the modules that were put beside others."""
+    for path, hook in attachment.hooked:
+        module = model.get_submodule(path)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            _remove_hook(module, hooks, hook)
+    for path in attachment.added:
+        parent, _, leaf = path.rpartition(".")
+        delattr(model.get_submodule(parent), leaf)
 
 
 def _close_path(vlm: VLM) -> None:
@@ -242,7 +254,7 @@ def _close_path(vlm: VLM) -> None:
 
 
 def _remove_hook(module: nn.Module, hooks: dict[int, Callable], ours: Callable) -> None:
-    for number in [number for number, hook in hooks.items() if hook is ours]:
+    for number in [number for number, hook in hooks.items() if hook == ours]:
         del hooks[number]
         for flags in (
             module._forward_pre_hooks_with_kwargs,

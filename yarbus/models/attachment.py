@@ -6,7 +6,7 @@ survives copying and sharding.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_type_hints
 
@@ -22,6 +22,10 @@ from yarbus.models.question import Question
 from yarbus.models.vlm import VLM, Layout
 
 Start = Literal["identity", "rounding", "changes"]
+Fidelity = Literal["high", "low"]
+Preparation = Callable[[nn.Module, Mapping[str, Any], float], None]
+"""``prepare(model, inputs, progress)``: called before each micro-batch of training, without gradient; ``progress`` is
+the share of the stage's steps that are done, in [0, 1). What it decides it leaves in its own modules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,10 @@ class Method(ABC):
     start: ClassVar[Start]
     """What attaching does to the outputs before training: nothing; no more than rounding; something declared."""
     layouts: ClassVar[tuple[Layout, ...]] = ("images tokens dim", "total dim")
+    paper: ClassVar[str] = ""
+    """Where it was published, such as ``arXiv:2106.10199``; empty for what has no paper."""
+    fidelity: ClassVar[Fidelity] = "high"
+    """``low`` where neither code nor a full description is public: built from an abstract, our choices in the rest."""
 
     def __post_init__(self) -> None:
         """A wrong option must not become another method silently: made in Python, it is checked as in a recipe."""
@@ -99,6 +107,14 @@ class Attachment:
     """Module path -> the module that stood there."""
     inserted: set[str] = field(default_factory=set)
     """Module paths whose tensors are new."""
+    added: set[str] = field(default_factory=set)
+    """Of these, the ones that stand beside what was there instead of in its place."""
+    hooked: list[tuple[str, Callable[..., Any]]] = field(default_factory=list)
+    """Module path and hook, for each hook of an inserted module."""
+    dropped: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """(place, module path, group) -> parameters that the paper counts and that are left out, as no gradient comes."""
+    preparations: list[Preparation] = field(default_factory=list)
+    """What methods do before each micro-batch of training."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """Some numbers of each tensor trained in place, as they were at attach: they tell whether it was trained."""
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -109,14 +125,49 @@ class Attachment:
 
     _pending: list[tuple[nn.Parameter, str]] = field(default_factory=list)
 
-    def replace(self, vlm: VLM, owner: nn.Module, path: str, module: nn.Module) -> None:
-        """Puts a module in the place of ``owner.path``; its tensors count as new."""
+    def replace(
+        self, vlm: VLM, owner: nn.Module, path: str, module: nn.Module, new: Sequence[str] | None = None
+    ) -> None:
+        """Puts a module in the place of ``owner.path``; its tensors count as new.
+
+        ``new``: its submodules whose tensors are new, where it keeps the others of what it stands for.
+        """
         parent, _, leaf = path.rpartition(".")
         holder = owner.get_submodule(parent)
         full = f"{_path_of(vlm.model, holder)}.{leaf}".lstrip(".")
         self.replaced[full] = getattr(holder, leaf)
-        self.inserted.add(full)
+        self.inserted |= {full} if new is None else {f"{full}.{name}" for name in new}
         setattr(holder, leaf, module)
+
+    def insert(self, vlm: VLM, owner: nn.Module, name: str, module: nn.Module) -> None:
+        """Puts a module beside what ``owner`` holds; its tensors are new, and detach takes it away again."""
+        assert not hasattr(owner, name), name
+        full = f"{_path_of(vlm.model, owner)}.{name}".lstrip(".")
+        self.inserted.add(full)
+        self.added.add(full)
+        setattr(owner, name, module)
+
+    def before(self, vlm: VLM, owner: nn.Module, hook: Callable[..., Any]) -> None:
+        """``hook(owner, args, kwargs) -> (args, kwargs)`` runs before each call of ``owner``.
+
+        It must be a method of an inserted module: copies of the model then carry their own, and detach finds it.
+        """
+        assert isinstance(getattr(hook, "__self__", None), nn.Module), hook
+        owner.register_forward_pre_hook(hook, with_kwargs=True)
+        self.hooked.append((_path_of(vlm.model, owner), hook))
+
+    def after(self, vlm: VLM, owner: nn.Module, hook: Callable[..., Any]) -> None:
+        """``hook(owner, args, kwargs, output) -> output`` runs after each call of ``owner``, as ``before`` does.
+
+        It is the first to see the output: what the library captures as hidden states is what it returns.
+        """
+        assert isinstance(getattr(hook, "__self__", None), nn.Module), hook
+        owner.register_forward_hook(hook, with_kwargs=True, prepend=True)
+        self.hooked.append((_path_of(vlm.model, owner), hook))
+
+    def drop(self, vlm: VLM, place: str, module: nn.Module, group: str, number: int) -> None:
+        """Counts parameters that the paper declares in this module and that are left out, as no gradient comes."""
+        self.dropped[place, _path_of(vlm.model, module), group] = number
 
     def train(self, parameters: Mapping[str, nn.Parameter] | list[nn.Parameter], group: str) -> None:
         """Declares parameters as trained in a group. Those of dead modules are counted but stay frozen."""

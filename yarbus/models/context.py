@@ -61,6 +61,9 @@ class Context:
     """[batch, tokens] of the prompt."""
     num_turns: int = 1
     """Texts per row of the batch."""
+    notes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    """(word, block) -> what a block leaves for later ones of the same forward. Hooks may leave tensors that require
+    grad; code inside a block may not: reentrant checkpointing would cut their gradient."""
 
     def question(self) -> TextStates:
         """The text of every row; raises where a module needs it and none was given."""

@@ -22,7 +22,7 @@ class PlanRow:
     """Empty for parameters that no method trains."""
     parameters: int
     declared: int
-    """Parameters that the method says it trains (the paper's count)."""
+    """Parameters that the method says it trains (the paper's count, with those that we leave out as dead)."""
     trained: int
     """Of these, the ones that a gradient reaches and that train in this stage."""
 
@@ -81,6 +81,9 @@ def plan(model: nn.Module) -> Plan:
         if trained is not None:
             row[1] += parameter.numel()
             row[2] += parameter.numel() if trained.is_reachable and trained.place in attachment.active else 0
+    for (place, path, group), number in attachment.dropped.items():
+        block = next((index for index, one in enumerate(paths) if path.startswith(f"{one}.")), None)
+        counts.setdefault((place, block, group), [0, 0, 0])[1] += number
     methods = {place: attachment.places[place].name if place in attachment.places else "frozen" for place in PLACES}
     order = sorted(counts, key=lambda key: (PLACES.index(key[0]), -1 if key[1] is None else key[1], key[2]))
     rows = tuple(

@@ -72,13 +72,20 @@ class Tower:
     norms: tuple[str, ...]
     """The block's normalisations."""
     attention: tuple[str, ...]
-    """Linear layers of the block's attention."""
+    """Linear layers of the block's attention: (query, key, value, output), or (all three in one, output)."""
+    num_heads: str = "num_attention_heads"
+    """Attribute of the tower's config that says how many attention heads a block has."""
     prefix_tokens: int = 0
     """Tokens before the patches (class token, registers)."""
     layout: Layout = "images tokens dim"
     """Axes of the tokens in a block: a row per image, or all images packed into one row (``total dim``)."""
     dead_tail: tuple[str, ...] = ()
     """Modules behind the blocks that an intermediate ``feature_layer`` never reads, where the model has them."""
+
+    @property
+    def attention_module(self) -> str:
+        """Path of the module that holds the attention's linear layers."""
+        return self.attention[-1].rpartition(".")[0]
 
 
 FAMILIES = Table(
@@ -169,6 +176,11 @@ class VLM:
     @property
     def vision_dim(self) -> int:
         return self.config.vision_config.hidden_size
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of a vision block."""
+        return getattr(self.config.vision_config, self.tower.num_heads)
 
     @property
     def activation(self) -> str:

@@ -29,7 +29,13 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from yarbus.core.errors import ConfigError, NonFiniteError
 from yarbus.core.records import read_json, write_json
 from yarbus.data.sampler import StepSampler
-from yarbus.models.attachment import adapter_tensors, declared_groups, load_adapter_tensors, parameter_groups
+from yarbus.models.attachment import (
+    adapter_tensors,
+    attachment_of,
+    declared_groups,
+    load_adapter_tensors,
+    parameter_groups,
+)
 from yarbus.models.save import save_adapter
 from yarbus.training import checkpoint
 from yarbus.training.batches import Drawn, ItemsOnly, StepBatches
@@ -120,11 +126,21 @@ class Guarded(Trainer):
         """One micro-batch forward and backward; after the last one of an update the readers see the gradient."""
         self.update.sample_ids.append(inputs.pop("sample_ids", []))
         self.update.has_images |= "pixel_values" in inputs
+        self._prepare_methods(model, inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.update.losses.append(loss)
         if self.accelerator.sync_gradients:
             self.read_gradients()
         return loss
+
+    def _prepare_methods(self, model: nn.Module, inputs: dict[str, Any]) -> None:
+        """What attached methods do before a micro-batch, such as searching a path through their experts."""
+        preparations = attachment_of(self._plain_model()).preparations
+        if preparations:
+            inputs = self._prepare_inputs(inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                for prepare in preparations:
+                    prepare(self._plain_model(), inputs, self.state.global_step / self.args.max_steps)
 
     def read_gradients(self) -> None:
         """Shows the accumulated, unclipped gradient to every reader, once."""

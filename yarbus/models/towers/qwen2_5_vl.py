@@ -10,5 +10,6 @@ QWEN2_5_VL = Tower(
     activation="hidden_act",
     norms=("norm1", "norm2"),
     attention=("attn.qkv", "attn.proj"),
+    num_heads="num_heads",
     layout="total dim",
 )
