@@ -6,7 +6,18 @@ import pytest
 
 from yarbus.report.estimates import Estimate
 from yarbus.report.look import Look
-from yarbus.report.plot import MAX_MARKED, Cloud, Panel, Series, block_marks, cloud_markup, legend, panel_markup, panels
+from yarbus.report.plot import (
+    LEAST_RANGE,
+    MAX_MARKED,
+    Cloud,
+    Panel,
+    Series,
+    block_marks,
+    cloud_markup,
+    legend,
+    panel_markup,
+    panels,
+)
 
 LOOK = Look(["a", "b"], neutral=("a",))
 
@@ -59,6 +70,36 @@ def test_a_cloud_keeps_its_points_inside():
     dots = re.search(r'd="((?:M[\d.]+ [\d.]+h0)+)" class="cloud v1"', drawn).group(1)
     assert all(0 <= float(place) <= 100 for place in re.findall(r"[\d.]+(?= |h)", dots))
     assert "2 points of y over x" in drawn
+
+
+def labels(drawn: str, axis: str) -> list[str]:
+    (texts,) = re.findall(rf'class="{axis}" aria-hidden="true">(.*?)</div>', drawn)
+    return re.findall(r">([^<]+)</span>", texts)
+
+
+@pytest.mark.parametrize("ends", [(1 - 1e-6, 1.0), (1.0, 1.0), (1 - 1e-7, 1 + 1e-7), (0.2, 0.2004), (0.985, 0.99999)])
+def test_marks_of_alike_values_can_be_told_apart_and_are_short(ends):
+    drawn = cloud_markup(
+        Cloud(title="T", points=[(ends[0], ends[1]), (ends[1], ends[0])], x_title="x", y_title="y", colour="v1")
+    )
+    for axis in ("x", "y"):
+        marks = labels(drawn, axis)
+        assert 2 <= len(set(marks)) == len(marks) <= 6
+        assert all(len(mark) <= len("0.995") for mark in marks)
+        assert float(marks[0]) <= ends[0] + 1e-6 and ends[1] - 1e-6 <= float(marks[-1])
+        assert float(marks[-1]) - float(marks[0]) >= LEAST_RANGE
+
+
+def test_alike_cosines_are_drawn_below_one():
+    drawn = cloud_markup(Cloud(title="T", points=[(0.0, 1.0), (0.5, 1.0)], x_title="x", y_title="y", colour="v1"))
+    assert labels(drawn, "y")[-1] == "1.000"
+
+
+def test_marks_of_a_panel_are_written_in_full():
+    drawn = panel_markup(panel(line("b", Estimate(0.9999990), Estimate(0.9999995)), levels={}), LOOK)
+    assert len(set(labels(drawn, "y"))) == len(labels(drawn, "y")) > 2
+    drawn = panel_markup(panel(line("b", Estimate(0.0), Estimate(1234567.0))), LOOK)
+    assert labels(drawn, "y")[:2] == ["0", "500000"]
 
 
 @pytest.mark.parametrize(("count", "shown"), [(6, 6), (23, 12), (1, 1)])

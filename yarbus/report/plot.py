@@ -15,6 +15,10 @@ MAX_MARKED = 30
 """Lines of more points than this are told apart by dashes instead of markers."""
 PADDING = 3.0
 """Percent left free at both ends, so that no marker is cut."""
+LEAST_RANGE = 0.01
+"""Points of a cloud that differ by less are drawn as alike; so its marks need three decimals, which fit beside it."""
+DECIMALS = 12
+"""Marks are round to this many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,8 @@ def _stroke(d: str, colour: str, dash: str | None = None) -> Markup:
 
 def _places(marks: Sequence[float]) -> int:
     """Decimals that write every mark in full."""
-    return max(len(f"{mark:g}".partition(".")[2]) for mark in marks)
+    whole = [round(mark, DECIMALS) for mark in marks]
+    return next(places for places in range(DECIMALS + 1) if all(round(mark, places) == mark for mark in whole))
 
 
 def _frame(
@@ -171,10 +176,18 @@ def panel_markup(panel: Panel, look: Look) -> Markup:
     )
 
 
+def _cloud_marks(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    if high - low < LEAST_RANGE:
+        # Widened downwards, and without the noise of rounding: the cosines of a collapsed router end at 1.
+        high = round(high, 6)
+        low = high - LEAST_RANGE
+    return ticks(low, high, most=6)
+
+
 def cloud_markup(cloud: Cloud) -> Markup:
     """Points as dots that keep their size however the drawing is stretched."""
-    xs, ys = [x for x, _ in cloud.points], [y for _, y in cloud.points]
-    x_marks, y_marks = ticks(min(xs), max(xs), most=6), ticks(min(ys), max(ys), most=6)
+    x_marks, y_marks = (_cloud_marks(values) for values in zip(*cloud.points, strict=True))
     axes = Axes((x_marks[0], x_marks[-1]), y_marks)
     # A line of no length with round ends is a dot whose size the stretching leaves alone.
     dots = "".join(f"M{axes.across(x):.2f} {axes.down(y):.2f}h0" for x, y in cloud.points)
