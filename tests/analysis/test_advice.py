@@ -73,6 +73,7 @@ def test_gradients_alone_are_a_lead(corrected, verdict, action, words):
     assert words in said(record)
     assert record["sureness"].startswith("A lead, not a finding") and "--steps" in record["sureness"]
     assert set(record) == FIELDS
+    assert (verdict == "undecided") == ("short runs would (yarbus conflict RECIPE --steps N)." in record["headline"])
 
 
 @pytest.mark.parametrize("same", [OPEN, NOTHING, estimate(0.4), estimate(-0.2, -0.3, -0.1)])
@@ -118,6 +119,14 @@ def test_it_says_whether_the_gradients_point_where_the_runs_do():
     for corrected, costs in ((ALIKE, conflict), (APART, none)):
         assert "the other way: the runs weigh more" in advised(corrected, costs)["sureness"]
     assert advised(ALIKE, gap(read=(UNCLEAR, HELPS)))["sureness"].startswith("Not sure")
+
+
+def test_where_the_short_runs_decide_their_being_clear_comes_first():
+    partly, wholly = gap(read=(COSTS, HELPS), size=(UNCLEAR, HELPS)), gap(read=(FREE, HELPS), size=(FREE, HELPS))
+    for costs, tasks in ((partly, "at least one task"), (wholly, "every task")):
+        for corrected in (APART, ALIKE, OPEN):
+            first = f"The short runs are clear of the threshold for {tasks}; the gradients at the start "
+            assert advised(corrected, costs)["sureness"].startswith(first)
 
 
 def test_blocks_are_named_where_their_interval_lies_below_the_whole_towers_and_only_with_conflict():

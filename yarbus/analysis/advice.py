@@ -180,7 +180,7 @@ def advise(record: Row, swapped: Row | None = None, routing: Row | None = None) 
         headline = {
             CONFLICT: "The tasks pull the tower apart at the start: condition it on the question, or freeze it.",
             AGREEMENT: "No conflict seen at the start: tuning the tower is worth trying.",
-        }.get(verdict, "The gradients do not decide.")
+        }.get(verdict, "The gradients do not decide; short runs would (yarbus conflict RECIPE --steps N).")
     else:
         verdict, found = of_runs(gap)
         helped, harmed, gains = _gains(gap)
@@ -240,5 +240,7 @@ def _sureness(verdict: str, lead: str, gap: Row) -> str:
     horizon = f"Measured after {gap['steps']} steps; longer training may end elsewhere."
     if verdict == UNDECIDED:
         return f"Not sure: an interval reaches across its threshold. {horizon}"
-    agrees = {verdict: "The gradients point the same way.", UNDECIDED: "The gradients do not decide."}
-    return f"{agrees.get(lead, 'The gradients at the start point the other way: the runs weigh more.')} {horizon}"
+    clear = "every task" if verdict == AGREEMENT else "at least one task"
+    agrees = {verdict: "point the same way", UNDECIDED: "do not decide"}
+    direction = agrees.get(lead, "point the other way: the runs weigh more")
+    return f"The short runs are clear of the threshold for {clear}; the gradients at the start {direction}. {horizon}"
