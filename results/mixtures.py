@@ -130,10 +130,11 @@ def advice(mixture: Mixture, work: Path) -> dict[str, Any]:
     """What ``yarbus conflict`` says of the mixture."""
     from yarbus.studies.conflict import conflict
 
+    word = _word(mixture.name)
+    recipe = load_recipe(recipe_of(mixture.parts, STEPS, PROBE_SEED, work).resolved() | {"name": word})
     folder = conflict(
-        recipe_of(mixture.parts, STEPS, PROBE_SEED, work), steps=mixture.probe_steps,
-        folder=work / "conflict" / _word(mixture.name), jobs=1, progress=False,
-    )  # fmt: skip
+        recipe, steps=mixture.probe_steps, folder=work / "conflict" / word, jobs=1, progress=False, command=COMMAND
+    )
     record = read_record(folder / "conflict.json")
     drift = record["drift"]["overall"]
     return {

@@ -70,10 +70,10 @@ def commit(what: str, wanted: bool) -> None:
     """Commits what lies under ``results/study`` and the digest that ships, and nothing else."""
     if not wanted:
         return
-    places = [str(HERE), str(SHIPPED)]
-    subprocess.run(["git", "add", *places], check=True)
-    if subprocess.run(["git", "diff", "--cached", "--quiet", "--", *places]).returncode:
-        subprocess.run(["git", "commit", "--only", "-q", "-m", what, "--", *places], check=True)
+    git, places = ["git", "-C", str(HERE)], [str(HERE), str(SHIPPED)]
+    subprocess.run([*git, "add", *places], check=True)
+    if subprocess.run([*git, "diff", "--cached", "--quiet", "--", *places]).returncode:
+        subprocess.run([*git, "commit", "--only", "-q", "-m", what, "--", *places], check=True)
 
 
 PAIRS = (
@@ -95,9 +95,10 @@ def at(comparison: Comparison, checkpoint: str) -> Comparison:
 
 
 def summary_of(comparison: Comparison) -> dict[str, Any]:
-    """Digest and asked-for differences at one checkpoint; what is not there yet is named as not run."""
+    """Digest and asked-for differences at one checkpoint; what is planned and not there is named as not run."""
     answered = {(run.variant, run.seed) for run in comparison.runs if run.evaluations}
-    wanted = [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
+    first = comparison.seeds[0]
+    wanted = [(variant, seed) for seed in range(first, first + SEEDS) for variant in comparison.variants]
     variants = {variant for variant, _ in answered}
     contrasts = [
         asdict(found)
