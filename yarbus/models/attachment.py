@@ -37,6 +37,10 @@ class Method(ABC):
     start: ClassVar[Start]
     """What attaching does to the outputs before training: nothing; no more than rounding; something declared."""
     layouts: ClassVar[tuple[Layout, ...]] = ("images tokens dim", "total dim")
+    silent: ClassVar[tuple[str, ...]] = ()
+    """Parts of names of tensors whose gradient may be zero at the start; the docstring says why."""
+    mute: ClassVar[tuple[str, ...]] = ()
+    """Parts of names of tensors whose gradient may stay zero on a small batch, such as a token for empty questions."""
     paper: ClassVar[str] = ""
     """Where it was published, such as ``arXiv:2106.10199``; empty for what has no paper."""
     fidelity: ClassVar[Fidelity] = "high"
