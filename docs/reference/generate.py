@@ -146,6 +146,8 @@ def _power(limit: float) -> str:
 
 # ---- methods ----
 
+LOW_FIDELITY = "low: no code and no full description is public; what the abstract leaves open is our choice"
+
 
 def _method(cls: Any) -> list[str]:
     groups = {place: cls().groups(place) for place in cls.places}
@@ -155,6 +157,8 @@ def _method(cls: Any) -> list[str]:
     facts = [
         ("places", ", ".join(f"`{place}`" for place in cls.places)),
         ("start", f"`{cls.start}`. {line(_under(cls, 'start'))}".rstrip()),
+        *([("paper", cls.paper)] if cls.paper else []),
+        *([("fidelity", LOW_FIDELITY)] if cls.fidelity == "low" else []),
         ("layouts", ", ".join(f"`[{layout}]`" for layout in cls.layouts)),
         ("groups, with the defaults", filled),
         ("reads the question, with the defaults", "yes" if cls().reads_question else "no"),

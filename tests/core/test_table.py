@@ -31,3 +31,23 @@ def test_a_name_has_one_meaning():
     assert table["mine"] == 3
     with pytest.raises(ConfigError, match="declared already"):
         table.add("clip", 4)
+
+
+def test_more_entries_come_at_the_first_look_and_cannot_take_a_name():
+    looks = []
+
+    def more():
+        looks.append(1)
+        return {"mine": "os:path"}
+
+    table = Table("method", {"covft": "a:b"}, more=more)
+    assert not looks
+    assert list(table) == ["covft", "mine"] and table["mine"] is __import__("os").path and len(looks) == 1
+    with pytest.raises(ConfigError, match="declared already"):
+        list(Table("method", {"mine": "a:b"}, more=more))
+
+
+def test_an_entry_is_found_by_what_it_is_called_where_it_lives_without_importing_it():
+    table = Table("method", {"covft": "this_module_does_not_exist:CoVFT"})
+    table.add("mine", int)
+    assert table.name_of("CoVFT") == "covft" and table.name_of("int") == "mine" and table.name_of("float") is None

@@ -15,6 +15,7 @@ from tests.docs.pages import PAGES, ROOT, anchors, blocks, commands, links, name
 from yarbus.cli.app import application
 from yarbus.core.recipe import load_recipe
 from yarbus.evaluation.benchmark import BENCHMARKS
+from yarbus.methods import METHODS
 from yarbus.models.processor import ImageOnlyQwen2_5_VLProcessor
 from yarbus.models.vlm import FAMILIES, TOWERS
 
@@ -46,8 +47,8 @@ def place(world, tmp_path, monkeypatch) -> Path:
     folder = shutil.copytree(world, tmp_path / "world", symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(socket.socket, "connect", _no_network)
-    for table in (FAMILIES, TOWERS, BENCHMARKS):  # a page may declare its own
-        monkeypatch.setattr(table, "_entries", dict(table._entries))
+    for table in (FAMILIES, TOWERS, BENCHMARKS, *METHODS.values()):  # a page may declare its own
+        monkeypatch.setattr(table, "_own", dict(table._entries))
     # from_pretrained reads argument names off the code of __init__, which the shape checker of the tests wraps.
     plain = inspect.unwrap(ImageOnlyQwen2_5_VLProcessor.__init__)
     monkeypatch.setattr(ImageOnlyQwen2_5_VLProcessor, "__init__", plain)

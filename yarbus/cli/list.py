@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 def _first_sentence(documentation: str | None) -> str:
     text = " ".join((documentation or "").split("\n\n")[0].split())
-    return text.split(" (")[0].split(". ")[0].rstrip(".")
+    return text.split(" (")[0].split(". ")[0].rstrip(".").replace("`", "")
 
 
 def _methods() -> list[dict[str, Any]]:
@@ -31,8 +31,8 @@ def _methods() -> list[dict[str, Any]]:
     rows = []
     for place, table in METHODS.items():
         for name, cls in table.items():
-            what = _first_sentence(cls.__doc__)
-            rows.append({"place": place, "method": name, "start": cls.start, "what": what})
+            facts = {"paper": cls.paper, "start": cls.start, "fidelity": cls.fidelity, "layouts": list(cls.layouts)}
+            rows.append({"place": place, "method": name, **facts, "what": _first_sentence(cls.__doc__)})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The door for packages that bring their own data, base models, recipes and benchmarks.
+"""The door for packages that bring their own data, base models, recipes, benchmarks and methods.
 
 A plug-in is a value that a package names under the entry-point group ``yarbus.plugins``::
 
@@ -38,6 +38,8 @@ class Plugin:
     """Folder of shipped recipes (``*.yaml``)."""
     benchmarks: Mapping[str, str] = field(default_factory=dict)
     """Benchmark name -> ``"module:attribute"``."""
+    methods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Place -> method name -> ``"module:attribute"``."""
 
 
 def cache_folder() -> Path:
@@ -97,6 +99,11 @@ def resolve(path: str) -> Path | str:
 
 FILE_PREFIX = "file:"
 """Begins the name of a benchmark that is the user's own file and stands in no table."""
+
+
+def brought_methods(place: str) -> dict[str, str]:
+    """Methods of a place that installed plug-ins bring: name -> ``"module:attribute"``."""
+    return {name: where for plugin in plugins().values() for name, where in plugin.methods.get(place, {}).items()}
 
 
 def benchmark_table() -> Table:

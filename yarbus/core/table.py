@@ -4,7 +4,7 @@ A table is the whole register of a kind of thing: listing its names imports noth
 entry imports that entry's module alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -23,10 +23,26 @@ class Table(Mapping[str, Any]):
     User code may ``add`` entries that are objects already (a family or tower of its own).
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, str], error: type[UserError] = ConfigError) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, str],
+        error: type[UserError] = ConfigError,
+        more: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        """``more`` brings further entries, such as those of plug-ins; it is called at the first look into the table."""
         self.kind = kind
         self.error = error
-        self._entries: dict[str, Any] = dict(entries)
+        self._own: dict[str, Any] = dict(entries)
+        self._more = more
+
+    @property
+    def _entries(self) -> dict[str, Any]:
+        if self._more is not None:
+            more, self._more = self._more, None
+            for name, entry in more().items():
+                self.add(name, entry)
+        return self._own
 
     def __getitem__(self, name: str) -> Any:
         """The entry itself; an unknown name raises the table's error with the closest names."""
@@ -46,6 +62,14 @@ class Table(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def name_of(self, attribute: str) -> str | None:
+        """The name whose entry is called so where it lives (``"module:attribute"``), without importing any."""
+        for name, entry in self._entries.items():
+            known = entry.partition(":")[2] if isinstance(entry, str) else getattr(entry, "__name__", "")
+            if known == attribute:
+                return name
+        return None
 
     def add(self, name: str, entry: Any) -> None:
         """Adds an entry; a name that is taken raises, since two meanings for one word are one too many."""

@@ -4,32 +4,49 @@ A method is a frozen dataclass that fits one or more places and knows no family.
 library keeps its parts (``models``), learning rates (recipes). Example: ``covft.py``.
 """
 
+from functools import partial
+from typing import Any, TypeVar
+
+from yarbus.core.plugins import brought_methods
 from yarbus.core.table import Table
 
+M = TypeVar("M")
+
+
+def _table(place: str, entries: dict[str, str]) -> Table:
+    return Table(f"{place} method", entries, more=partial(brought_methods, place))
+
+
 METHODS = {
-    "vision": Table(
-        "vision method",
+    "vision": _table(
+        "vision",
         {
             "frozen": "yarbus.methods.whole:Frozen",
             "full": "yarbus.methods.whole:Full",
             "covft": "yarbus.methods.covft:CoVFT",
         },
     ),
-    "projector": Table(
-        "projector method", {"frozen": "yarbus.methods.whole:Frozen", "full": "yarbus.methods.whole:Full"}
-    ),
-    "language": Table(
-        "language method", {"frozen": "yarbus.methods.whole:Frozen", "full": "yarbus.methods.whole:Full"}
-    ),
-    "head": Table("head method", {"none": "yarbus.methods.whole:NoHead"}),
+    "projector": _table("projector", {"frozen": "yarbus.methods.whole:Frozen", "full": "yarbus.methods.whole:Full"}),
+    "language": _table("language", {"frozen": "yarbus.methods.whole:Frozen", "full": "yarbus.methods.whole:Full"}),
+    "head": _table("head", {"none": "yarbus.methods.whole:NoHead"}),
 }
-"""place -> name -> class. One line per method and place."""
+"""place -> name -> class. One line per method and place; what plug-ins bring comes after."""
+
+
+def declare(method: type[M]) -> type[M]:
+    """Makes a method of your own known under its ``name`` in each of its ``places``; works as a decorator too.
+
+    A plug-in that names it under ``methods`` does the same for every process, the command line's included.
+    """
+    own: Any = method
+    for place in own.places:
+        METHODS[place].add(own.name, own)
+    return method
 
 
 def __getattr__(name: str) -> type:
     """``from yarbus.methods import CoVFT`` without importing the other methods."""
     for table in METHODS.values():
-        for entry in table:
-            if table[entry].__name__ == name:
-                return table[entry]
+        if (entry := table.name_of(name)) is not None:
+            return table[entry]
     raise AttributeError(f"module 'yarbus.methods' has no attribute '{name}'")
