@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from yarbus.methods import CoVFT, Frozen, Full, NoHead
+from yarbus.methods import SVPT, VPT, BitFit, CoVFT, Frozen, Full, LayerNorm, LoRA, NoHead, QAViT, QMoE
 from yarbus.models.attachment import Method
 
 
@@ -17,15 +17,33 @@ class Case:
 CASES = {
     "vision frozen": Case("vision", Frozen()),
     "vision full": Case("vision", Full()),
+    "vision bitfit": Case("vision", BitFit()),
+    "vision layernorm": Case("vision", LayerNorm()),
+    "vision lora": Case("vision", LoRA(rank=2, alpha=4.0, dropout=0.0)),
+    "vision lora all trained": Case("vision", LoRA(rank=2, dropout=0.0, targets="all-linear", rest="trained")),
+    "vision vpt": Case("vision", VPT(num_prompts=3)),
+    "vision vpt normal": Case("vision", VPT.preset("official", num_prompts=3)),
+    "vision svpt": Case("vision", SVPT(num_prompts=3, salient_fraction=0.5)),
     "vision covft cve dense": Case("vision", CoVFT(num_experts=3, context_dim=16)),
     "vision covft cve merged": Case("vision", CoVFT(num_experts=3, context_dim=16, routing="merged")),
     "vision covft text dense": Case("vision", CoVFT(num_experts=3, context_dim=16, context="text")),
+    "vision covft image merged": Case(
+        "vision", CoVFT(num_experts=3, context_dim=16, context="image", routing="merged")
+    ),
+    "vision covft concat dense": Case("vision", CoVFT(num_experts=3, context_dim=24, context="concat")),
+    "vision covft sparse": Case(
+        "vision", CoVFT(num_experts=3, context_dim=16, routing="sparse", balance_loss=0.01, z_loss=0.001)
+    ),
+    "vision covft random": Case("vision", CoVFT(num_experts=3, routing="random")),
     "vision covft uniform": Case("vision", CoVFT(num_experts=3, context_dim=16, routing="uniform")),
     "vision covft one expert": Case("vision", CoVFT(num_experts=1, context_dim=16)),
+    "vision qavit": Case("vision", QAViT(first_block=1, max_tokens=5)),
     "projector frozen": Case("projector", Frozen()),
     "projector full": Case("projector", Full()),
+    "projector qmoe": Case("projector", QMoE(num_queries=3, width=16, num_layers=2, num_heads=2, num_experts=3)),
     "language frozen": Case("language", Frozen()),
     "language full": Case("language", Full()),
+    "language lora": Case("language", LoRA(rank=2, alpha=4.0, dropout=0.0)),
     "head none": Case("head", NoHead()),
 }
 """By a name that tests show. Every entry of every table must have one: ``test_every_method`` checks it."""

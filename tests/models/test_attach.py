@@ -53,7 +53,7 @@ def test_a_method_made_in_python_is_checked_as_one_from_a_recipe():
     code = """
 from yarbus.core.errors import ConfigError
 from yarbus.methods import CoVFT
-for options in ({"routing": "sparse"}, {"context": "image"}, {"num_experts": 0}, {"num_heads": "4"}):
+for options in ({"routing": "thin"}, {"context": "picture"}, {"num_experts": 0}, {"num_heads": "4"}):
     try:
         CoVFT(**options)
     except ConfigError as error:

@@ -23,11 +23,31 @@ METHODS = {
         {
             "frozen": "yarbus.methods.whole:Frozen",
             "full": "yarbus.methods.whole:Full",
+            "bitfit": "yarbus.methods.bitfit:BitFit",
+            "layernorm": "yarbus.methods.layernorm:LayerNorm",
+            "lora": "yarbus.methods.lora:LoRA",
+            "vpt": "yarbus.methods.vpt:VPT",
+            "svpt": "yarbus.methods.svpt:SVPT",
             "covft": "yarbus.methods.covft:CoVFT",
+            "qavit": "yarbus.methods.qavit:QAViT",
         },
     ),
-    "projector": _table("projector", {"frozen": "yarbus.methods.whole:Frozen", "full": "yarbus.methods.whole:Full"}),
-    "language": _table("language", {"frozen": "yarbus.methods.whole:Frozen", "full": "yarbus.methods.whole:Full"}),
+    "projector": _table(
+        "projector",
+        {
+            "frozen": "yarbus.methods.whole:Frozen",
+            "full": "yarbus.methods.whole:Full",
+            "qmoe": "yarbus.methods.qmoe:QMoE",
+        },
+    ),
+    "language": _table(
+        "language",
+        {
+            "frozen": "yarbus.methods.whole:Frozen",
+            "full": "yarbus.methods.whole:Full",
+            "lora": "yarbus.methods.lora:LoRA",
+        },
+    ),
     "head": _table("head", {"none": "yarbus.methods.whole:NoHead"}),
 }
 """place -> name -> class. One line per method and place; what plug-ins bring comes after."""

@@ -1,6 +1,6 @@
 """Attaching methods to a model stage by stage, and taking them off again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from yarbus.core.places import PLACES
 from yarbus.models.attachment import Attachment, Method, attachment_of, is_attached
 from yarbus.models.context import ContextSlot, bind, receive_context, release_context
 from yarbus.models.fingerprint import fingerprint
-from yarbus.models.processor import attach_to_processor, detach_from_processor
+from yarbus.models.processor import attach_to_processor, detach_from_processor, set_image_tokens
 from yarbus.models.question import Question
 from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, special_ids
 from yarbus.models.vlm import VLM
@@ -161,6 +161,8 @@ def _attach_all(
             vlm.base_model.context_special_ids = special_ids(tokenizer)
     for place, method in places.items():
         _attach_method(vlm, attachment, place, method)
+    if processor is not None:
+        set_image_tokens(processor, attachment.image_tokens)
     if attachment.inserted:
         _open_path(vlm, attachment, None)
     attachment.active = {place for place, method in places.items() if method.groups(place)}
@@ -197,7 +199,6 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
     ``attach(keep_base=True)``; without it detach refuses (``ConfigError``) and changes nothing.
     """
     attachment = attachment_of(model)
-    vlm = VLM.of(model)
     parameters = dict(model.named_parameters())
     if attachment.was_loaded_whole:
         raise ConfigError(
@@ -213,27 +214,46 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
     with torch.no_grad():
         for name in changed:
             parameters[name].copy_(attachment.kept[name])
-    _take_out(model, attachment)
+    _take_out(model, attachment.hooked, attachment.added)
     for path, module in attachment.replaced.items():
         parent, _, leaf = path.rpartition(".")
         holder = model.get_submodule(parent)
         like = next(getattr(holder, leaf).parameters())
         setattr(holder, leaf, module.to(device=like.device, dtype=like.dtype).train(model.training))
-    _close_path(vlm)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(attachment.required_grad[name])
+    release(model)
     if processor is not None:
         detach_from_processor(processor)
     return model
 
 
-def _take_out(model: nn.Module, attachment: Attachment) -> None:
-    """Removes the hooks of what was inserted, and the modules that were put beside others."""
-    for path, hook in attachment.hooked:
+def release(model: nn.Module) -> None:
+    """Ends the attachment of a model in which nothing inserted is left: an ordinary model, with the weights it has."""
+    attachment = attachment_of(model)
+    _close_path(VLM.of(model))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(attachment.required_grad[name])
+
+
+def forget(model: nn.Module, added: Collection[str]) -> None:
+    """Takes out modules that were put beside others, by path, with their hooks and all that was noted of them."""
+    attachment = attachment_of(model)
+    gone = [model.get_submodule(path) for path in added]
+    hooked = [(path, hook) for path, hook in attachment.hooked if any(hook.__self__ is module for module in gone)]  # type: ignore[attr-defined]
+    for name in [name for name in attachment.parameters if name.startswith(tuple(f"{path}." for path in added))]:
+        del attachment.parameters[name]
+    _take_out(model, hooked, added)
+    attachment.hooked = [pair for pair in attachment.hooked if pair not in hooked]
+    attachment.added -= set(added)
+    attachment.inserted -= set(added)
+
+
+def _take_out(model: nn.Module, hooked: Iterable[tuple[str, Callable]], added: Iterable[str]) -> None:
+    """Removes hooks, and modules that were put beside others."""
+    for path, hook in hooked:
         module = model.get_submodule(path)
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             _remove_hook(module, hooks, hook)
-    for path in attachment.added:
+    for path in added:
         parent, _, leaf = path.rpartition(".")
         delattr(model.get_submodule(parent), leaf)
 

@@ -71,6 +71,11 @@ class Method(ABC):
         """Whether the features depend on the text."""
         return False
 
+    @property
+    def draws_at_random(self) -> bool:
+        """Whether images are treated at random, keyed by ``context_row_key``: each visit of a row needs its own key."""
+        return False
+
     @abstractmethod
     def attach(self, vlm: VLM, place: str, attachment: "Attachment") -> None:
         """Inserts modules and says which parameters train in which group."""
@@ -119,11 +124,15 @@ class Attachment:
     """(place, module path, group) -> parameters that the paper counts and that are left out, as no gradient comes."""
     preparations: list[Preparation] = field(default_factory=list)
     """What methods do before each micro-batch of training."""
+    image_tokens: int | None = None
+    """Tokens of each image that the projector hands the language model, where a method changed their number."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """Some numbers of each tensor trained in place, as they were at attach: they tell whether it was trained."""
     kept: dict[str, Tensor] = field(default_factory=dict)
     """Copies of tensors trained in place, where ``keep_base`` asked for them."""
     question: Question | None = None
+    folded: set[str] = field(default_factory=set)
+    """Places whose update went into the base's own weights: there is no base left that an adapter could name."""
     was_loaded_whole: bool = False
     """The model came from a full save, so there is no base to detach to."""
 
@@ -187,11 +196,15 @@ class Attachment:
             name = names[id(parameter)]
             self.parameters[name] = Trained(place, group, is_reachable=id(parameter) not in dead)
             if not self.is_new(name):
-                if parameter.device.type != "meta":
-                    self.samples[name] = sample(parameter)
-                if self.keep_base:
-                    self.kept[name] = parameter.detach().clone()
+                self.remember(name, parameter)
         self._pending = []
+
+    def remember(self, name: str, parameter: nn.Parameter) -> None:
+        """Notes a tensor of the base before it changes in place."""
+        if parameter.device.type != "meta":
+            self.samples.setdefault(name, sample(parameter))
+        if self.keep_base:
+            self.kept.setdefault(name, parameter.detach().clone())
 
     def is_new(self, name: str) -> bool:
         """Whether a tensor came with an inserted module."""

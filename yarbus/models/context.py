@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from yarbus.core.errors import DataError
 from yarbus.models.images import ImageMap
+from yarbus.models.sketch import hashed, key_of
 from yarbus.models.text_encoder import TextStates
 from yarbus.models.vlm import Family
 
@@ -31,11 +32,14 @@ class ContextKey:
     reader: Literal["tower", "head"]
 
 
+_ROW = key_of("row of a batch")
+
 CHANNEL = (
     ContextKey("context_input_ids", axis="row", pad=0, reader="tower"),
     ContextKey("context_attention_mask", axis="row", pad=0, reader="tower"),
     ContextKey("context_image_counts", axis="row", pad=0, reader="tower"),
     ContextKey("context_turn_index", axis="row", pad=-1, reader="head"),
+    ContextKey("context_row_key", axis="row", pad=0, reader="tower"),
 )
 """Every key that travels beside a batch; the signature and ``model_input_names`` are built from it.
 
@@ -43,7 +47,8 @@ CHANNEL = (
 whose mask is all zero has no context. With one text per turn they are [batch, turns, text_tokens]: the tower then
 answers to a row's last turn, and a head method reads the text of the turn that each token answers.
 ``context_image_counts`` [batch]: images of each row, needed only without ``input_ids``. ``context_turn_index`` [batch,
-tokens]: the answered turn of each token, -1 for none.
+tokens]: the answered turn of each token, -1 for none. ``context_row_key`` [batch]: a number for each row that keys what
+is drawn at random for its images; without it the row's tokens are the key, so that a row is always seen alike.
 """
 
 
@@ -61,6 +66,10 @@ class Context:
     """[batch, tokens] of the prompt."""
     num_turns: int = 1
     """Texts per row of the batch."""
+    image_keys: Tensor | None = None
+    """[images] int64, from the key of the image's row and the image's number there; None if the rows are unknown."""
+    has_gradient: bool = False
+    """Whether the forward was begun with gradients on; inside of a reentrant checkpoint they are off at first."""
     notes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     """(word, block) -> what a block leaves for later ones of the same forward. Hooks may leave tensors that require
     grad; code inside a block may not: reentrant checkpointing would cut their gradient."""
@@ -107,7 +116,7 @@ class Record:
     """One thing a module noticed."""
 
     kind: str
-    """``context``, ``routing_weights`` or ``gaze``."""
+    """``context``, ``routing_weights``, ``gaze``, ``balance_loss`` or ``z_loss``."""
     block_index: int
     values: Tensor
     """Detached, on the CPU; axes as the module that records says."""
@@ -139,6 +148,9 @@ class ContextSlot:
         self.recorder: Recorder | None = None
         self.head_reads_text = False
         """True once a head method wants the context at every decoding step."""
+        self.loss_scale = 1.0
+        """What auxiliary losses weigh beside the loss of a forward (``methods.auxiliary``). Our trainer sets one over
+        the number of micro-batches, so that they weigh as one batch; plain Trainer and TRL leave it at 1."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ContextSlot":
         return self
@@ -161,6 +173,15 @@ class ContextSlot:
             yield
         finally:
             self.context = before
+
+    @contextmanager
+    def weighing(self, loss_scale: float) -> Iterator[None]:
+        """Auxiliary losses with another weight for a while: of forwards and of their backwards."""
+        before, self.loss_scale = self.loss_scale, loss_scale
+        try:
+            yield
+        finally:
+            self.loss_scale = before
 
     @contextmanager
     def recording(self) -> Iterator[Recorder]:
@@ -238,6 +259,22 @@ def _last_turns(texts: list[tuple[int, ...]], num_turns: int, rows: Tensor) -> T
     return torch.tensor(found, dtype=rows.dtype, device=rows.device)
 
 
+def row_keys(config: Any, input_ids: Tensor, attention_mask: Any) -> Tensor:
+    """[batch] int64, a hash of each row's tokens: neither padding nor the other rows change it."""
+    padding = getattr(config.get_text_config(), "pad_token_id", None)
+    keep = torch.ones_like(input_ids, dtype=torch.bool) if padding is None else input_ids != padding
+    if isinstance(attention_mask, Tensor) and attention_mask.shape == input_ids.shape:
+        keep = keep & attention_mask.bool()
+    positions = keep.long().cumsum(dim=1)
+    return hashed(positions, hashed(input_ids, _ROW)).where(keep, 0).sum(dim=1)
+
+
+def _image_keys(row_key: Tensor, rows: Tensor) -> Tensor:
+    """[images] the key of each image's row and the image's number in it, as one number."""
+    numbers = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+    return hashed(numbers, row_key.to(rows.device)[rows])
+
+
 def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping[str, Any], kwargs: Mapping) -> Context:
     """The context of one forward, from the ``context_*`` tensors and the batch's images.
 
@@ -245,13 +282,17 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
     """
     family: Family = base_model.context_family
     ids, mask = channel.get("context_input_ids"), channel.get("context_attention_mask")
-    tower = projector = text = rows = units = None
+    tower = projector = text = rows = units = image_keys = None
     if kwargs.get("pixel_values") is not None:
         placeholders = 0 if input_ids is None else int((input_ids == base_model.config.image_token_id).sum())
         units = family.units(base_model.config, kwargs, placeholders)
         rows = _rows_of_images(
             input_ids, units.placeholders, base_model.config.image_token_id, channel.get("context_image_counts")
         )
+        keys = channel.get("context_row_key")
+        if keys is None and input_ids is not None:
+            keys = row_keys(base_model.config, input_ids, kwargs.get("attention_mask"))
+        image_keys = None if keys is None else _image_keys(keys, rows)
     encoder, num_turns = base_model.context_encoder, 1
     if ids is not None and ids.ndim == 3:
         num_turns = ids.shape[1]
@@ -269,7 +310,8 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
     if rows is not None and units is not None:
         tower = ImageMap(rows, units.tower_lengths)
         projector = ImageMap(rows, units.projector_lengths)
-    return Context(text, tower, projector, channel.get("context_turn_index"), num_turns)
+    has_gradient = torch.is_grad_enabled()
+    return Context(text, tower, projector, channel.get("context_turn_index"), num_turns, image_keys, has_gradient)
 
 
 def take_channel(kwargs: dict[str, Any]) -> dict[str, Any]:

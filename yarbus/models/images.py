@@ -57,6 +57,13 @@ class ImageMap:
         pairs = zip(weights.split(self._borders()), tokens.split(self._borders()), strict=True)
         return torch.stack([weight.T @ token for weight, token in pairs])
 
+    def mean(self, tokens: Tensor) -> Tensor:
+        """[images, dim] mean of each image's tokens, in fp32."""
+        if self.lengths is None:
+            return tokens.float().mean(dim=1)
+        ones = tokens.new_ones(len(tokens), 1, dtype=torch.float32)
+        return self.weighted_sum(ones, tokens.float())[:, 0] / self.lengths[:, None]
+
     def linear(self, tokens: Tensor, weights: Tensor, biases: Tensor | None = None) -> Tensor:
         """Each image's tokens through its own linear layer: weights [images, out, in], biases [images, out]."""
         if self.lengths is None:

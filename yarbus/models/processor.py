@@ -1,4 +1,4 @@
-"""The processor's side of the path: a class swap that adds the question to every batch."""
+"""The processor's side: a class swap that adds the question to every batch, and the image tokens a model takes."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -13,6 +13,8 @@ from yarbus.models.context import CHANNEL
 from yarbus.models.question import IMAGE_TAG, Question, TemplateMarkers, user_turns
 
 TOKENIZER_FOLDER = "context_tokenizer"
+OURS = ("context_tokenizer", "question", "context_limit", "image_tokens", "_markers")
+"""Attributes that a processor has from us."""
 
 
 class ImageOnlyQwen2_5_VLProcessor(Qwen2_5_VLProcessor):  # noqa: N801 - the library's name
@@ -40,7 +42,10 @@ class ImageOnlyQwen2_5_VLProcessor(Qwen2_5_VLProcessor):  # noqa: N801 - the lib
 
 
 class ContextProcessorMixin:
-    """What a processor with a context tokenizer does differently: ``context_*`` tensors in every batch.
+    """What a processor does differently once something is attached.
+
+    With a context tokenizer, ``context_*`` tensors come in every batch. Where a projector hands the language model
+    another number of tokens, an image takes that many placeholders.
 
     ``context`` may be given to a call: one text per row, None for a row without. Otherwise it is found: in
     ``apply_chat_template`` in the messages, in a plain call on rendered text by the template's markers, and
@@ -51,7 +56,20 @@ class ContextProcessorMixin:
     question: Question
     context_limit: int | None = None
     """Positions of the text encoder; a longer question is cut there."""
+    image_tokens: int | None = None
+    """Placeholders of one image in the text; None where the library's own count holds."""
     _markers: tuple[Any, TemplateMarkers] | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether batches carry the question."""
+        return hasattr(self, "context_tokenizer")
+
+    def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
+        """What the library puts in the place of one image's tag."""
+        if self.image_tokens is None:
+            return super().replace_image_token(image_inputs, image_idx, **kwargs)  # type: ignore[misc]
+        return self.image_token * self.image_tokens  # type: ignore[attr-defined]
 
     def __call__(
         self,
@@ -62,7 +80,7 @@ class ContextProcessorMixin:
         **kwargs: Any,
     ) -> Any:
         batch = super().__call__(images, text, *args, **kwargs)  # type: ignore[misc]
-        if text is None:
+        if text is None or not self.asks:
             return batch
         texts = [text] if isinstance(text, str) else list(text)
         if context is None:
@@ -80,7 +98,7 @@ class ContextProcessorMixin:
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """As the library's; the context of each conversation comes from its messages."""
-        if kwargs.get("tokenize"):
+        if kwargs.get("tokenize") and self.asks:
             batched = not (conversation and isinstance(conversation[0], dict))
             conversations = conversation if batched else [conversation]
             contexts = [self.question.of_turns(user_turns(one)) for one in conversations]
@@ -134,7 +152,7 @@ class ContextProcessorMixin:
 
     def to_dict(self) -> dict[str, Any]:
         kept = super().to_dict()  # type: ignore[misc]
-        for ours in ("context_tokenizer", "question", "context_limit"):
+        for ours in OURS:
             kept.pop(ours, None)
         # The plain class is what the library can load; our loader swaps the class again.
         kept["processor_class"] = self.plain_class.__name__  # type: ignore[attr-defined]
@@ -142,7 +160,8 @@ class ContextProcessorMixin:
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
         saved = super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
-        self.context_tokenizer.save_pretrained(Path(save_directory) / TOKENIZER_FOLDER)
+        if self.asks:
+            self.context_tokenizer.save_pretrained(Path(save_directory) / TOKENIZER_FOLDER)
         return saved
 
 
@@ -165,20 +184,34 @@ def __getattr__(name: str) -> type:
     return _context_processor_class(found)
 
 
-def attach_to_processor(processor: Any, tokenizer: Any, question: Question, limit: int | None) -> None:
-    """Gives a processor the context tokenizer, in place. ``limit``: most tokens that the text encoder takes."""
+def _swap(processor: Any) -> None:
     if not isinstance(processor, ContextProcessorMixin):
         processor.__class__ = _context_processor_class(processor.__class__)
+
+
+def attach_to_processor(processor: Any, tokenizer: Any, question: Question, limit: int | None) -> None:
+    """Gives a processor the context tokenizer, in place. ``limit``: most tokens that the text encoder takes."""
+    _swap(processor)
     processor.context_tokenizer = tokenizer
     processor.question = question
     processor.context_limit = limit
 
 
+def set_image_tokens(processor: Any, number: int | None) -> None:
+    """Makes each image take as many placeholders as the model's projector gives tokens, in place.
+
+    None: no method changed their number, and the library's own count holds.
+    """
+    if number is not None:
+        _swap(processor)
+        processor.image_tokens = number
+
+
 def detach_from_processor(processor: Any) -> None:
-    """Undoes ``attach_to_processor``."""
+    """Undoes ``attach_to_processor`` and ``set_image_tokens``."""
     if isinstance(processor, ContextProcessorMixin):
         processor.__class__ = processor.plain_class  # type: ignore[attr-defined]
-        for ours in ("context_tokenizer", "question", "context_limit", "_markers"):
+        for ours in OURS:
             processor.__dict__.pop(ours, None)
 
 

@@ -36,6 +36,7 @@ from yarbus.models.processor import (
     TOKENIZER_FOLDER,
     attach_to_processor,
     load_context_tokenizer_from,
+    set_image_tokens,
 )
 from yarbus.models.question import Question
 from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, text_encoder_from_config
@@ -78,6 +79,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
         },
         "places": {place: method.spec() for place, method in attachment.places.items()},
         "active": sorted(attachment.active),
+        "folded": sorted(attachment.folded),
         "question": asdict(attachment.question) if attachment.question else None,
         "text_encoder": text,
     }
@@ -93,6 +95,13 @@ def save_adapter(model: nn.Module, folder: str | Path, processor: Any = None) ->
             a text encoder that came from a folder brings its own tokenizer, any other is found by name.
     """
     folder = Path(folder)
+    folded = attachment_of(model).folded
+    if folded:
+        raise CheckpointError(
+            f"an adapter would lack what was folded into the weights: {', '.join(sorted(folded))}",
+            where=folder,
+            fix="save the full model, or the adapter before folding",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
     if not tensors:
@@ -186,6 +195,8 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
         if processor is not None:
             tokenizer = _adapter_tokenizer(folder, encoder, processor)
             attach_to_processor(processor, tokenizer, question or Question(), encoder.limit)
+    if processor is not None:
+        set_image_tokens(processor, attachment_of(model).image_tokens)
     return model, processor
 
 
@@ -277,8 +288,11 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
                 limit = model.base_model.context_encoder.limit
                 tokenizer = load_context_tokenizer_from(folder)
                 attach_to_processor(processor, tokenizer, attachment.question or Question(), limit)
+        if processor is not None:
+            set_image_tokens(processor, attachment.image_tokens)
         # The base's own networks were never there: a model loaded whole cannot be detached to its base.
         attachment.replaced.clear()
+        attachment.folded = set(description.get("folded", ()))
         attachment.was_loaded_whole = True
     return model, processor
 

@@ -25,21 +25,32 @@ def _signed(number: int) -> int:
     return number - 2**64 if number >= 2**63 else number
 
 
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+
+
 def key_of(*parts: str) -> int:
     """A 64-bit number for these words; other words give an unrelated one."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def hashes(key: int, start: int, stop: int, device: torch.device | str = "cpu") -> Int[Tensor, " elements"]:
-    """64 random-looking bits for each of the numbers from ``start`` to ``stop``: SplitMix64 (Steele et al., 2014)."""
-    mixed = torch.arange(start, stop, device=device)
-    mixed.mul_(_signed(0x9E3779B97F4A7C15)).add_(key)  # int64 wraps round, as the 64 bits of the original do
+def _mixed(numbers: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
+    """The end of SplitMix64 (Steele et al., 2014), in place: each bit of the result hangs on all bits of the number."""
     for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         # A shift of int64 copies the sign into the bits it frees; those of the original are zero.
-        shifted = (mixed >> bits).bitwise_and_(2 ** (64 - bits) - 1)
-        mixed.bitwise_xor_(shifted).mul_(_signed(factor))
-    return mixed
+        shifted = (numbers >> bits).bitwise_and_(2 ** (64 - bits) - 1)
+        numbers.bitwise_xor_(shifted).mul_(_signed(factor))
+    return numbers
+
+
+def hashes(key: int, start: int, stop: int, device: torch.device | str = "cpu") -> Int[Tensor, " elements"]:
+    """64 random-looking bits for each of the numbers from ``start`` to ``stop``: SplitMix64."""
+    return _mixed(torch.arange(start, stop, device=device).mul_(_GOLDEN).add_(key))  # int64 wraps round, as 64 bits do
+
+
+def hashed(numbers: Int[Tensor, "*axes"], keys: Int[Tensor, "*other"] | int) -> Int[Tensor, "*both"]:
+    """64 random-looking bits for each number under its key; keys and numbers are broadcast."""
+    return _mixed(numbers.long() * _GOLDEN + keys)
 
 
 def count_sketch(

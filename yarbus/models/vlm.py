@@ -51,6 +51,10 @@ class Family:
     """(config, forward's keyword arguments, placeholders in the batch) -> the batch's images."""
     feature_layer: Callable[[Any], int | Sequence[int] | None] = tower_output
     """config -> index into the tower's ``hidden_states`` that the projector reads; None is the tower's output."""
+    image_tokens: Callable[[Any, int], int] | None = None
+    """(config, the tower's prefix tokens) -> image tokens of every image, in families where another number of them
+    works as well: all images take the same, each has a row of its own in the projector, and positions only count.
+    None where a method may not change it."""
     processor: str | None = None
     """``module:class`` to build where the library's processor needs torchvision."""
 
@@ -261,6 +265,12 @@ class VLM:
     @property
     def image_token_id(self) -> int:
         return self.config.image_token_id
+
+    @property
+    def image_tokens(self) -> int | None:
+        """Image tokens of every image; None in families where their number may not be changed."""
+        count = self.family.image_tokens
+        return None if count is None else count(self.config, self.tower.prefix_tokens)
 
 
 def constant_lengths(num_images: int, total: int, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yarbus.models.context import CHANNEL, bind, context_of
+from yarbus.models.context import CHANNEL, bind, context_of, row_keys
 
 VARIANT = "yarbus"
 """Weights variant of a full model: plain ``from_pretrained`` finds no weights instead of re-initialising ours."""
@@ -44,6 +44,15 @@ class ContextMixin:
             return super()._maybe_prepare_encoder_kwargs_for_generation(  # type: ignore[misc]
                 inputs_tensor, model_kwargs, *args, **kwargs
             )
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the library's. What is drawn at random for a prompt's images stays so while the answer grows."""
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        base = self.base_model  # type: ignore[attr-defined]
+        draws = any(method.draws_at_random for method in base.context_attachment.places.values())
+        if draws and ids is not None and kwargs.get("context_row_key") is None:
+            kwargs["context_row_key"] = row_keys(base.config, ids, kwargs.get("attention_mask"))
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """As the library's, under the weights variant ``yarbus``. ``yarbus.load`` reads it."""

@@ -21,6 +21,12 @@ def vision_feature_layer(config: Any) -> int | list[int]:
     return config.vision_feature_layer
 
 
+def patches_and_kept_prefix(config: Any, prefix_tokens: int) -> int:
+    """A row of tokens per image: its patches, and of the prefix all (``full``) or all but the first (``default``)."""
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    return patches + prefix_tokens - (config.vision_feature_select_strategy == "default")
+
+
 LLAVA = Family(
     config="LlavaConfig",
     vision_tower="vision_tower",
@@ -28,4 +34,5 @@ LLAVA = Family(
     language_model="language_model",
     units=one_row_per_image,
     feature_layer=vision_feature_layer,
+    image_tokens=patches_and_kept_prefix,
 )
