@@ -6,18 +6,29 @@ from torch import nn
 
 import yarbus
 from tests import tiny
-from tests.models.batches import ask
+from tests.models.batches import QUESTIONS, ask
 from tests.models.test_question_path import METHODS, attached
 from yarbus.core.errors import ConfigError
 from yarbus.methods import METHODS as TABLES
 from yarbus.methods import CoVFT
 from yarbus.methods.assemble import build
-from yarbus.methods.covft import ContextVectorExtractor
+from yarbus.methods.contexts import ConcatContext, ContextVectorExtractor, ImageContext
+from yarbus.methods.covft import draw, mixtures_of
 from yarbus.models.attachment import declared_groups, is_attached, parameter_groups
+from yarbus.models.context import Context
 from yarbus.models.images import ImageMap
 from yarbus.models.load import base_on_meta
+from yarbus.models.sketch import hashes
 from yarbus.models.vlm import VLM
 
+SPARSE = CoVFT(num_experts=3, context_dim=16, routing="sparse")
+RANDOM = CoVFT(num_experts=4, routing="random")
+EVERY = METHODS | {
+    "image-dense": CoVFT(num_experts=3, context="image"),
+    "concat-merged": CoVFT(num_experts=3, context_dim=24, context="concat", routing="merged"),
+    "cve-sparse": SPARSE,
+    "random": RANDOM,
+}
 PACKED = {"images": None, "packed": torch.tensor([5, 5, 5])}
 
 
@@ -53,10 +64,37 @@ def test_the_extractor_equals_multi_head_attention_over_keys_with_the_question_b
     torch.testing.assert_close(gaze.reshape(3, 5, 2), attention[:, :, 0].transpose(1, 2), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", PACKED)
+def test_the_picture_alone_is_the_normalised_mean_of_all_its_tokens(kind):
+    torch.manual_seed(0)
+    extractor = ImageContext(12)
+    with torch.no_grad():
+        extractor.norm.weight.normal_()
+    tokens = torch.randn(3, 5, 12)
+    images, given = layout(kind, tokens)
+    context, gaze = extractor(given, None, images)
+    expected = torch.stack([extractor.norm(sum(token for token in image) / 5) for image in tokens])
+    torch.testing.assert_close(context, expected)
+    assert gaze is None and extractor.dim == 12
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_picture_and_question_side_by_side_are_each_normalised_alone(kind):
+    torch.manual_seed(0)
+    extractor = ConcatContext(12, 8, 6)
+    tokens, question = torch.randn(3, 5, 12), torch.randn(3, 8)
+    images, given = layout(kind, tokens)
+    context, gaze = extractor(given, question, images)
+    words = nn.functional.layer_norm(extractor.text.projection(question), (6,))
+    expected = torch.cat([nn.functional.layer_norm(tokens.mean(dim=1), (12,)), words], dim=1)
+    torch.testing.assert_close(context, expected)
+    assert gaze is None and extractor.dim == 18
+
+
+@pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("family", list(tiny.FAMILIES))
 def test_the_mixture_equals_equation_10_written_as_a_loop(family, kind, text_encoder, pictures):
-    model, processor = attached(family, text_encoder, METHODS[kind])
+    model, processor = attached(family, text_encoder, EVERY[kind])
     vlm = VLM.of(model)
     block = max(vlm.executed_blocks())
     mixture = vlm.blocks()[block].mlp
@@ -92,7 +130,7 @@ def test_the_mixture_equals_equation_10_written_as_a_loop(family, kind, text_enc
 
     expected = []
     for image, weight in zip(per_image, weights, strict=True):
-        if METHODS[kind].routing == "merged":
+        if EVERY[kind].routing == "merged":
             expected.append(network(image, weight))
         else:
             one_hot = torch.eye(number)
@@ -125,6 +163,169 @@ def test_uniform_equals_dense_with_constant_routing(text_encoder, pictures):
                 parameter.zero_()
         batch = ask(processor, pictures)
         torch.testing.assert_close(uniform(**batch).logits, dense(**batch).logits)
+
+
+# ---- sparse ----
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+def test_sparse_routing_among_all_experts_is_dense_routing(family, text_encoder, pictures):
+    found = []
+    for options in ({"routing": "dense"}, {"routing": "sparse", "top_k": 3}):
+        model, processor = attached(family, text_encoder, CoVFT(num_experts=3, context_dim=16, **options))
+        batch = ask(processor, pictures)
+        output = model(**batch, labels=batch["input_ids"])
+        output.loss.backward()
+        found.append((output.logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (dense, dense_gradients), (sparse, sparse_gradients) = found
+    torch.testing.assert_close(sparse, dense, atol=1e-5, rtol=1e-4)
+    assert sparse_gradients.keys() == dense_gradients.keys()
+    for name, gradient in dense_gradients.items():
+        torch.testing.assert_close(sparse_gradients[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+@pytest.mark.parametrize("method", [SPARSE, RANDOM], ids=lambda method: method.routing)
+def test_each_expert_runs_on_the_images_that_chose_it_and_no_others(family, method, text_encoder, pictures):
+    model, processor = attached(family, text_encoder, method)
+    mixture = mixtures_of(model)[2]
+    ran, run = [], mixture._run
+    mixture._run = lambda tokens, *rest: ran.append(tokens) or run(tokens, *rest)
+    seen = {}
+    mixture.register_forward_hook(
+        lambda module, args, output: seen.update(tokens=args[0], images=model.model.context_slot.read().tower)
+    )
+    with model.model.context_slot.recording() as recorder, torch.no_grad():
+        model(**ask(processor, pictures, QUESTIONS))
+    weights = recorder.of("routing_weights")[2][0]
+    assert ((weights > 0).sum(dim=1) == 2).all() and len(ran) == method.num_experts
+    lengths = seen["images"].lengths
+    by_image = seen["tokens"].unbind() if lengths is None else seen["tokens"].split(lengths.tolist())
+    for expert, tokens in enumerate(ran):
+        chose = [image for image, weight in zip(by_image, weights[:, expert], strict=True) if weight > 0]
+        if lengths is None:
+            assert torch.equal(tokens, torch.stack(chose) if chose else tokens[:0]) and len(tokens) == len(chose)
+        else:
+            assert torch.equal(tokens, torch.cat(chose) if chose else tokens[:0])
+
+
+def test_sparse_weights_are_a_softmax_over_the_largest_logits_and_so_is_their_gradient(text_encoder, pictures):
+    model, _ = attached("llava", text_encoder, CoVFT(num_experts=4, context_dim=16, routing="sparse"))
+    mixture = mixtures_of(model)[2]
+    logits = torch.tensor([[1.0, 3.0, 2.0, 0.0], [-1.0, -2.0, 5.0, -0.5]], requires_grad=True)
+    weights = mixture._sparse_weights(logits, Context(None, None, None))
+    assert torch.equal(weights != 0, torch.tensor([[False, True, True, False], [False, False, True, True]]))
+    torch.testing.assert_close(weights[0, 1:3], torch.tensor([3.0, 2.0]).softmax(dim=0))
+    (gradient,) = torch.autograd.grad((weights * torch.randn(2, 4)).sum(), logits)
+    assert torch.equal(gradient != 0, weights != 0)
+
+
+def test_an_expert_that_no_image_chose_gets_zeros_for_a_gradient(text_encoder, pictures):
+    model, processor = attached("llava", text_encoder, CoVFT(num_experts=4, context_dim=16, routing="sparse", top_k=1))
+    batch = ask(processor, pictures, QUESTIONS[:1])
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    for mixture in mixtures_of(model).values():
+        for parameter, axis in ((mixture.up_weight, 0), (mixture.down_weight, 1), (mixture.down_bias, 0)):
+            assert sum(bool(part.any()) for part in parameter.grad.unbind(axis)) == 1
+
+
+def test_temperature_divides_the_logits(text_encoder, pictures):
+    weights = []
+    for temperature in (1.0, 0.5):
+        method = CoVFT(num_experts=3, context_dim=16, temperature=temperature)
+        model, processor = attached("llava", text_encoder, method)
+        with model.model.context_slot.recording() as recorder, torch.no_grad():
+            model(**ask(processor, pictures))
+        weights.append(recorder.of("routing_weights")[1][0])
+    plain, sharp = weights
+    torch.testing.assert_close(sharp, plain**2 / (plain**2).sum(dim=1, keepdim=True))
+
+
+def test_the_picture_alone_routes_without_text_encoder_or_question(pictures):
+    model, processor = tiny.llava()
+    method = CoVFT(num_experts=3, context="image")
+    yarbus.attach(model, processor, vision=method)
+    assert not method.reads_question and method.groups("vision") == ("vision", "vision_new", "router")
+    batch = ask(processor, pictures, [QUESTIONS[0]] * 2)
+    assert "context_input_ids" not in batch
+    with model.model.context_slot.recording() as recorder, torch.no_grad():
+        model(**batch)
+        model.generate(**batch, max_new_tokens=2)
+    first, _ = recorder.of("routing_weights")[2]
+    assert not torch.equal(first[0], first[1])
+
+
+# ---- random ----
+
+
+def drawn(model, processor, pictures, keys=None):
+    batch = ask(processor, pictures, QUESTIONS)
+    if keys is not None:
+        batch["context_row_key"] = torch.tensor(keys)
+    with model.model.context_slot.recording() as recorder, torch.no_grad():
+        model(**batch)
+    return {block: values[0] for block, values in recorder.of("routing_weights").items()}
+
+
+def test_random_routing_gives_two_experts_half_each_anew_for_image_block_visit_and_seed(pictures):
+    model, processor = tiny.llava()
+    yarbus.attach(model, processor, vision=RANDOM)
+    assert RANDOM.draws_at_random and not RANDOM.reads_question and "router" not in RANDOM.groups("vision")
+    assert "context_input_ids" not in ask(processor, pictures)
+    keys = [11, 12, 13, 14]
+    first = drawn(model, processor, pictures, keys)
+    for weights in first.values():
+        assert ((weights == 0.5).sum(dim=1) == 2).all() and ((weights == 0).sum(dim=1) == 2).all()
+    assert not torch.equal(first[1], first[2])
+    again = drawn(model, processor, pictures, keys)
+    assert all(torch.equal(again[block], first[block]) for block in first)
+    other_visit = drawn(model, processor, pictures, [21, 22, 23, 24])
+    assert any(not torch.equal(other_visit[block], first[block]) for block in first)
+    seeded, _ = tiny.llava()
+    yarbus.attach(seeded, processor, vision=CoVFT(num_experts=4, routing="random", routing_seed=1))
+    other_seed = drawn(seeded, processor, pictures, keys)
+    assert any(not torch.equal(other_seed[block], first[block]) for block in first)
+    model.train()
+    assert torch.equal(drawn(model, processor, pictures, keys)[1], first[1])
+
+
+def test_every_set_of_experts_is_drawn_equally_often():
+    pairs = draw(hashes(3, 0, 12_000), 11, 4, 2).sort(dim=1).values
+    counts = torch.zeros(4, 4).index_put((pairs[:, 0], pairs[:, 1]), torch.ones(()), accumulate=True)
+    of_each = counts[counts > 0]
+    assert len(of_each) == 6 and not counts.diagonal().any()
+    assert ((of_each - 2000) ** 2 / 2000).sum() < 20.5  # chi squared of 5 degrees of freedom, p = 0.001
+
+
+def test_at_test_all_experts_may_be_averaged(text_encoder, pictures):
+    options = {"num_experts": 3, "context_dim": 16}
+    average, processor = attached("llava", text_encoder, CoVFT(routing="random", test_average=True, **options))
+    uniform, _ = attached("llava", text_encoder, METHODS["uniform"])
+    uniform.load_state_dict(average.state_dict())
+    batch = ask(processor, pictures)
+    with torch.no_grad():
+        assert torch.equal(average(**batch).logits, uniform(**batch).logits)
+        average.train()
+        assert not torch.equal(average(**batch).logits, uniform(**batch).logits)
+
+
+# ---- options ----
+
+
+def test_presets_differ_where_paper_code_and_we_do():
+    assert CoVFT.preset("paper") == CoVFT()
+    assert CoVFT.preset("official") == CoVFT(activation="quick_gelu")
+    ours = CoVFT.preset("ours", routing="sparse")
+    assert (ours.activation, ours.expert_jitter, ours.balance_loss, ours.z_loss) == (None, 1e-3, 0.01, 0.001)
+    assert ours.has_losses and not CoVFT.preset("ours").has_losses and not CoVFT(routing="sparse").has_losses
+
+
+def test_more_experts_cannot_be_chosen_than_there_are():
+    for routing in ("sparse", "random"):
+        with pytest.raises(ConfigError, match="top_k 3 of 2 experts"):
+            CoVFT(num_experts=2, top_k=3, routing=routing)
+        CoVFT(num_experts=1, routing=routing)
+    CoVFT(num_experts=2, top_k=3)
 
 
 def router_gradients(text_encoder, pictures, jitter):
@@ -179,7 +380,7 @@ def test_layernorm_scope_says_which_norms_train(scope, blocks, text_encoder):
         ),
         ({"method": "covft", "num_experts": 0}, "option 'num_experts' of method 'covft' is 0"),
         ({"method": "covft", "num_experts": "4"}, "option 'num_experts' of method 'covft' is '4'"),
-        ({"method": "covft", "routing": "dens"}, "'dense', 'uniform' or 'merged'"),
+        ({"method": "covft", "routing": "dens"}, "'dense', 'sparse', 'uniform', 'random' or 'merged'"),
         ({"method": "full", "rank": 2}, "'full' has no options"),
         ({"num_experts": 2}, "names no method"),
     ],
@@ -233,11 +434,13 @@ def test_parameters_of_the_papers_model_are_counted_as_the_paper_counts_them():
     yarbus.attach(model, None, vision=CoVFT(), projector="full", text_encoder="bert-base-uncased")
     plan = yarbus.plan(model)
     assert plan.total("declared", "vision") == 98_304
+    assert plan.total("declared", "vision_new") == 402_898_944
+    assert plan.total("declared", "router") == 126_010_416
     assert plan.groups() == {
         "vision": 94_208,
         "vision_new": 402_898_944,
-        # 12 x 590,592 fewer than the official code: key weights of the question's half and key biases are dead.
-        "router": 126_010_416 - 12 * 590_592,
+        # 12 x 590,592 fewer than declared: key weights of the question's half and key biases are dead.
+        "router": 118_923_312,
         "projector": 20_979_712,
     }
     assert plan.to_json()["text_encoder"] == "bert-base-uncased"

@@ -12,6 +12,7 @@ from yarbus.core.errors import DataError
 from yarbus.data.image import open_image
 from yarbus.data.render import Rendered, Renderer
 from yarbus.data.sample import Sample
+from yarbus.models.sketch import key_of
 
 IGNORED = -100
 CHECKED_ROWS = 3
@@ -79,7 +80,8 @@ class Collator:
     Returns what the processor does (``input_ids``, ``attention_mask``, ``pixel_values``, ``context_*``, ...;
     a batch without a picture has no ``pixel_values``), ``labels`` [batch, tokens] (-100 but on answers and
     their end markers) and ``sample_ids``. The first rows are checked: their labelled tokens must spell
-    the answers.
+    the answers. ``row_keys`` adds ``context_row_key`` for methods that draw at random: another number for each
+    visit of a row. Only a model with an open path takes it.
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class Collator:
         seed: int = 0,
         max_tokens: int | None = None,
         supervised: bool = True,
+        row_keys: bool = False,
     ) -> None:
         self.processor, self.train_turns, self.seed = processor, train_turns, seed
-        self.max_tokens, self.supervised = max_tokens, supervised
+        self.max_tokens, self.supervised, self.row_keys = max_tokens, supervised, row_keys
         self.renderer = Renderer(processor)
         self.unchecked = CHECKED_ROWS
 
@@ -107,6 +110,9 @@ class Collator:
             rendered = [self.renderer.conversation(sample) for sample in samples]
             batch["labels"] = self._labels(batch["input_ids"], offsets, replacements, rendered)
             self._check_labels(batch["labels"], rendered, samples)
+        if self.row_keys:
+            keys = [key_of("visit", str(self.seed), str(epoch), str(row)) for _, epoch, row in visits]
+            batch["context_row_key"] = torch.tensor(keys)
         return {**batch, "sample_ids": [sample.id for sample in samples]}
 
     def _contexts(self, visits: Sequence[Visit]) -> list[str | None] | None:

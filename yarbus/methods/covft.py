@@ -1,120 +1,52 @@
 """CoVFT: context-aware visual fine-tuning (arXiv 2603.21077), Sec. 3.3 and 3.4.
 
-The paper's letters here: ``x`` is ``tokens`` (input of a block's feed-forward network), ``t`` the
-pooled question, ``c`` the ``context``, ``g`` the ``routing_weights``, ``L_v`` the tokens of an
-image. Where we depart: keys see the image half only and have no bias (the text half and the bias
-cancel in the softmax, exactly), one query is pooled without materialising keys or values over
-tokens, and experts are stored stacked. ``merged`` routing and ``expert_jitter`` are ours.
+The paper's letters here: ``x`` is ``tokens`` (input of a block's feed-forward network), ``c`` the context
+(``methods.contexts``), ``g`` the ``routing_weights``. Where we depart: in the CVE keys see the image half only and
+have no bias (the text half and the bias cancel in the softmax, exactly), and one query is pooled without materialising
+keys or values over tokens. ``merged`` routing, ``expert_jitter``, ``temperature`` and the losses of sparse routing are
+ours; of sparse and random routing the paper has the names, methods.md 4.7 the rest.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import sqrt
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge
-from jaxtyping import Float
+from annotated_types import Ge, Gt
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from yarbus.core.errors import ConfigError
+from yarbus.core.errors import ConfigError, DataError
+from yarbus.methods.auxiliary import add_loss, no_images, router_losses
+from yarbus.methods.contexts import ConcatContext, ContextVectorExtractor, ImageContext, TextContext
+from yarbus.methods.hidden import down_from
 from yarbus.models.attachment import Attachment, Method, Start
-from yarbus.models.context import ContextSlot
+from yarbus.models.context import Context, ContextSlot
 from yarbus.models.images import ImageMap
+from yarbus.models.sketch import hashed, key_of
 from yarbus.models.vlm import VLM
 
-Routing = Literal["dense", "uniform", "merged"]
-ContextKind = Literal["cve", "text"]
+Routing = Literal["dense", "sparse", "uniform", "random", "merged"]
+ContextKind = Literal["cve", "image", "text", "concat"]
+Extractor = ConcatContext | ContextVectorExtractor | ImageContext | TextContext
 
 
-class ResidualBlock(nn.Module):
-    """LayerNorm(x + down(activation(up(x)))), twice as wide inside (Eq. 6-7)."""
-
-    def __init__(self, dim: int, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.up = nn.Linear(dim, 2 * dim)
-        self.down = nn.Linear(2 * dim, dim)
-        self.norm = nn.LayerNorm(dim)
-        self.activation = activation
-
-    def forward(self, values: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
-        return self.norm(values + self.down(self.activation(self.up(values))))
-
-
-class TextContext(nn.Module):
-    """The context is the question alone: LN(t). The same for every image of a row."""
-
-    def __init__(self, text_dim: int, context_dim: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(text_dim, context_dim) if text_dim != context_dim else None
-        self.norm = nn.LayerNorm(context_dim)
-
-    def forward(
-        self, tokens: Float[Tensor, "*tokens dim"], question: Float[Tensor, "images text_dim"], images: ImageMap
-    ) -> tuple[Float[Tensor, "images context_dim"], None]:
-        return self.norm(question if self.projection is None else self.projection(question)), None
-
-
-class ContextVectorExtractor(nn.Module):
-    """CVE: the question looks at the image's tokens, and what it finds is the context (Eq. 6-8).
-
-    One query per image (the question) attends to the image's tokens; keys and values are the token beside the
-    question. Written without keys or values over tokens (methods.md 4.4): per head h, ``u_h = W_key,h^T q_h``,
-    gaze = softmax(tokens u_h / sqrt(head_dim)), value = W_value,h (gaze-weighted token) + its question half.
-    """
-
-    def __init__(
-        self, vision_dim: int, text_dim: int, context_dim: int, num_heads: int, activation: Callable[[Tensor], Tensor]
-    ) -> None:
-        super().__init__()
-        if context_dim % num_heads:
-            raise ConfigError(
-                f"context_dim {context_dim} is not divisible by num_heads {num_heads}", fix="choose a divisor"
-            )
-        self.num_heads = num_heads
-        # Per block, not once for all: a tensor that requires grad must not travel between blocks through the slot
-        # (reentrant checkpointing would cut its gradient).
-        self.projection = nn.Linear(text_dim, context_dim) if text_dim != context_dim else None
-        self.image_residual = ResidualBlock(vision_dim, activation)
-        self.text_residual = ResidualBlock(context_dim, activation)
-        self.query = nn.Linear(context_dim, context_dim)
-        self.key_weight = nn.Parameter(torch.empty(context_dim, vision_dim))
-        self.value = nn.Linear(vision_dim + context_dim, context_dim)
-        self.output = nn.Linear(context_dim, context_dim)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The initialisation of ``nn.MultiheadAttention``: Xavier-uniform, biases zero."""
-        for weight in (self.query.weight, self.key_weight, self.value.weight):
-            nn.init.xavier_uniform_(weight)
-        for bias in (self.query.bias, self.value.bias, self.output.bias):
-            nn.init.zeros_(bias)
-
-    def forward(
-        self, tokens: Float[Tensor, "*tokens dim"], question: Float[Tensor, "images text_dim"], images: ImageMap
-    ) -> tuple[Float[Tensor, "images context_dim"], Float[Tensor, "*tokens heads"]]:
-        tokens = self.image_residual(tokens)
-        text = self.text_residual(question if self.projection is None else self.projection(question))
-        heads, vision_dim = self.num_heads, tokens.shape[-1]
-        query = self.query(text).unflatten(-1, (heads, -1))  # [images, heads, head_dim]
-        keys = self.key_weight.unflatten(0, (heads, -1))  # [heads, head_dim, dim]
-        looked_for = torch.einsum("ihk,hkd->ihd", query, keys) * query.shape[-1] ** -0.5
-        gaze = images.softmax(images.linear(tokens, looked_for).float()).to(tokens.dtype)
-        found = images.weighted_sum(gaze, tokens)  # [images, heads, dim]
-        image_half = self.value.weight[:, :vision_dim].unflatten(0, (heads, -1))
-        values = torch.einsum("ihd,hkd->ihk", found, image_half).flatten(1)
-        values = values + F.linear(text, self.value.weight[:, vision_dim:], self.value.bias)
-        return self.output(values), gaze
+def draw(image_keys: Int[Tensor, " images"], key: int, num_experts: int, top_k: int) -> Int[Tensor, "images top_k"]:
+    """Different experts for each image, drawn anew for another key of the image or of all; the same on every device."""
+    keys = hashed(image_keys, key)
+    order = hashed(torch.arange(num_experts, device=keys.device), keys[:, None]).argsort(dim=1)
+    return order[:, :top_k]
 
 
 class ContextualMixture(nn.Module):
     """Copies of one feed-forward network, blended per image by what the question asks (Eq. 8-10).
 
-    The experts are stored stacked: their weighted sum is two matrix products, with the routing weights scaling
-    each expert's share of the hidden units in between.
+    The experts are stored stacked, each kind of tensor as one, and run one after another: neither all experts' outputs
+    nor all their hidden units are there at once, and of the hidden units only the activation's input is kept.
     """
 
     def __init__(
@@ -122,9 +54,11 @@ class ContextualMixture(nn.Module):
     ):
         super().__init__()
         *inputs, down = linears
+        self.method = method
         self.num_experts = method.num_experts
         self.routing = method.routing
         self.block_index = block
+        self.key = key_of("experts", str(method.routing_seed), str(block))
         self.slot = slot
         self.activation = ACT2FN[vlm.activation]
         like = down.weight
@@ -136,11 +70,11 @@ class ContextualMixture(nn.Module):
             self.gate_bias = self._stack_bias(inputs[0]) if len(inputs) == 2 else None
             self.down_weight = nn.Parameter(self._stack(down.weight, at=1))  # [dim, experts, hidden]
             self.down_bias = self._stack_bias(down)
-            self.extractor: nn.Module | None = None
+            self.extractor: Extractor | None = None
             self.router: nn.Linear | None = None
             if method.routes:
                 self.extractor = method.extractor(vlm, text_dim).to(like.dtype)
-                self.router = nn.Linear(method.context_dim, method.num_experts, dtype=like.dtype)
+                self.router = nn.Linear(self.extractor.dim, method.num_experts, dtype=like.dtype)
                 nn.init.xavier_uniform_(self.router.weight)
                 nn.init.zeros_(self.router.bias)
         self._jitter(method.expert_jitter)
@@ -183,12 +117,16 @@ class ContextualMixture(nn.Module):
         images = context.tower
         assert images is not None, "the tower ran without images"
         images.check(tokens)
+        if self.num_experts > 1 and self.routing == "random":
+            return self._drawn_weights(tokens, context), images
         if self.extractor is None or self.router is None:
-            return tokens.new_full((len(images.rows), self.num_experts), 1 / self.num_experts), images
-        vector, gaze = self.extractor(tokens, context.pooled_by_image().to(tokens.dtype), images)
+            return self._equal_weights(tokens, images), images
+        question = context.pooled_by_image().to(tokens.dtype) if self.extractor.reads_question else None
+        vector, gaze = self.extractor(tokens, question, images)
         with torch.autocast(tokens.device.type, enabled=False):
             logits = F.linear(vector.float(), self.router.weight.float(), self.router.bias.float())
-        weights = logits.softmax(dim=-1)
+            logits = logits / self.method.temperature
+            weights = self._sparse_weights(logits, context) if self.routing == "sparse" else logits.softmax(dim=-1)
         if self.slot.recorder is not None:
             self.slot.record("context", self.block_index, vector)
             self.slot.record("routing_weights", self.block_index, weights)
@@ -196,30 +134,107 @@ class ContextualMixture(nn.Module):
                 self.slot.record("gaze", self.block_index, gaze)
         return weights, images
 
+    def _equal_weights(self, tokens: Tensor, images: ImageMap) -> Float[Tensor, "images experts"]:
+        return tokens.new_full((len(images.rows), self.num_experts), 1 / self.num_experts)
+
+    def _drawn_weights(self, tokens: Tensor, context: Context) -> Float[Tensor, "images experts"]:
+        """1 / top_k for experts drawn at random, 0 for the others."""
+        assert context.tower is not None
+        if self.method.test_average and not self.training:
+            return self._equal_weights(tokens, context.tower)
+        if context.image_keys is None:
+            raise DataError(
+                "no key for random routing",
+                why="inputs_embeds hold no tokens",
+                fix="pass context_row_key, or input_ids",
+            )
+        top_k = self.method.top_k
+        chosen = draw(context.image_keys, self.key, self.num_experts, top_k)
+        weights = torch.zeros(len(chosen), self.num_experts, device=tokens.device).scatter(1, chosen, 1 / top_k)
+        self.slot.record("routing_weights", self.block_index, weights)
+        return weights
+
+    def _sparse_weights(self, logits: Float[Tensor, "images experts"], context: Context) -> Tensor:
+        """Softmax over the ``top_k`` largest logits; in training its gradient brings the router's own losses."""
+        method = self.method
+        chosen = logits.topk(method.top_k, dim=-1).indices
+        is_chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, chosen, True)
+        weights = logits.masked_fill(~is_chosen, float("-inf")).softmax(dim=-1)
+        if not method.has_losses or not self.training or not (torch.is_grad_enabled() or context.has_gradient):
+            return weights
+        balance, z_loss = router_losses(logits, chosen, context, self.block_index)
+        self.slot.record("balance_loss", self.block_index, balance)
+        self.slot.record("z_loss", self.block_index, z_loss)
+        return add_loss(weights, method.balance_loss * balance + method.z_loss * z_loss, self.slot.loss_scale)
+
+    def take_part(
+        self, base_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Before each forward: a batch without images has its part in the losses of the other processes' images."""
+        if self.training and torch.is_grad_enabled() and kwargs.get("pixel_values") is None:
+            no_images(self.num_experts, self.up_weight.device)
+        return args, kwargs
+
     def forward(self, tokens: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
         weights, images = self.routing_weights(tokens)
         weights = weights.to(tokens.dtype)
-        if self.num_experts == 1:
-            return self.blend(tokens, torch.ones_like(weights), images)
-        return self.merge(tokens, weights, images) if self.routing == "merged" else self.blend(tokens, weights, images)
+        if self.num_experts > 1 and self.routing == "merged":
+            return self.merge(tokens, weights, images)
+        mix = self.select if self.selects else self.blend
+        output = mix(tokens, weights, images)
+        return output if self.down_bias is None else output + images.spread(weights @ self.down_bias)
 
-    def _hidden(self, through: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
-        """activation(up), or activation(gate) * up in a gated network; ``through`` applies stacked weights."""
-        up = through(self.up_weight, self.up_bias)
-        if self.gate_weight is None:
-            return self.activation(up)
-        return self.activation(through(self.gate_weight, self.gate_bias)) * up
+    @property
+    def selects(self) -> bool:
+        """Whether an image runs through ``top_k`` of the experts alone."""
+        averages = self.routing == "random" and self.method.test_average and not self.training
+        return self.num_experts > 1 and self.routing in ("sparse", "random") and not averages
 
     def blend(self, tokens: Tensor, weights: Tensor, images: ImageMap) -> Tensor:
-        """Sum of the experts' outputs by weight (Eq. 10)."""
+        """Sum of the experts' outputs by weight (Eq. 10), before the last bias."""
+        output: Tensor | None = None
+        for share, *expert in zip(images.spread(weights).split(1, dim=-1), *self._by_expert(), strict=True):
+            part = self._run(tokens, share, *expert)
+            output = part if output is None else output + part
+        assert output is not None
+        return output
 
-        def through(up: Tensor, bias: Tensor | None) -> Tensor:
-            return F.linear(tokens, up.flatten(0, 1), None if bias is None else bias.flatten())
+    def select(self, tokens: Tensor, weights: Tensor, images: ImageMap) -> Tensor:
+        """``blend`` where ``top_k`` weights per image are not zero: each expert runs on its own images alone."""
+        top_k = self.method.top_k
+        # By row of the tokens: an image, or a token where images are packed.
+        shares, chosen = images.spread(weights).flatten(end_dim=-2).topk(top_k, dim=-1)
+        order = chosen.flatten().argsort(stable=True)
+        sizes = chosen.flatten().bincount(minlength=self.num_experts).tolist()
+        shares = shares.flatten()[order].view(-1, *[1] * (tokens.ndim - 1))
+        rows = (order // top_k).split(sizes)
+        parts = [
+            self._run(tokens.index_select(0, own), share, *expert)
+            for own, share, *expert in zip(rows, shares.split(sizes), *self._by_expert(), strict=True)
+        ]
+        return torch.cat(parts).index_select(0, order.argsort()).unflatten(0, (len(chosen), top_k)).sum(dim=1)
 
-        hidden = self._hidden(through)
-        share = weights.repeat_interleave(self.up_weight.shape[1], dim=-1)
-        output = F.linear(hidden * images.spread(share), self.down_weight.flatten(1))
-        return output if self.down_bias is None else output + images.spread(weights @ self.down_bias)
+    def _by_expert(self) -> Iterable[Iterable[Tensor | None]]:
+        """The last arguments of ``_run``, each as one tensor per expert."""
+        for parameter in (self.down_weight, self.up_weight, self.up_bias, self.gate_weight, self.gate_bias):
+            axis = 1 if parameter is self.down_weight else 0
+            yield [None] * self.num_experts if parameter is None else parameter.unbind(axis)
+
+    def _run(
+        self,
+        tokens: Tensor,
+        share: Tensor,
+        down: Tensor,
+        up: Tensor,
+        up_bias: Tensor | None,
+        gate: Tensor | None,
+        gate_bias: Tensor | None,
+    ) -> Tensor:
+        """One expert's output, times its share."""
+        inputs = [F.linear(tokens, up, up_bias)]
+        if gate is not None:
+            inputs.append(F.linear(tokens, gate, gate_bias))
+        return down_from(self.activation, down, share.to(inputs[0].dtype), *inputs)
 
     def merge(self, tokens: Tensor, weights: Tensor, images: ImageMap) -> Tensor:
         """One network per image, its weights the average of the experts' by routing weight (ours)."""
@@ -227,12 +242,16 @@ class ContextualMixture(nn.Module):
         def average(parameter: Tensor | None) -> Tensor | None:
             return None if parameter is None else torch.tensordot(weights, parameter, dims=1)
 
-        def through(up: Tensor, bias: Tensor | None) -> Tensor:
-            return images.linear(tokens, torch.tensordot(weights, up, dims=1), average(bias))
+        def into(weight: Tensor, bias: Tensor | None) -> Tensor:
+            return images.linear(tokens, torch.tensordot(weights, weight, dims=1), average(bias))
 
-        hidden = self._hidden(through)
-        down = torch.einsum("ie,deh->idh", weights, self.down_weight)
-        return images.linear(hidden, down, average(self.down_bias))
+        hidden = into(self.up_weight, self.up_bias)
+        if self.gate_weight is None:
+            hidden = self.activation(hidden)
+        else:
+            hidden = self.activation(into(self.gate_weight, self.gate_bias)) * hidden
+        down, bias = torch.einsum("ie,deh->idh", weights, self.down_weight), average(self.down_bias)
+        return images.linear(hidden, down, bias)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,19 +262,28 @@ class CoVFT(Method):
     places: ClassVar[tuple[str, ...]] = ("vision",)
     start: ClassVar[Start] = "rounding"
     """Experts start as copies and their weights sum to 1. With ``expert_jitter`` outputs move by its size."""
+    silent: ClassVar[tuple[str, ...]] = (".extractor.", ".router.")
+    """Identical experts give the router and what feeds it no gradient (methods.md 4.5)."""
+    paper: ClassVar[str] = "arXiv:2603.21077"
 
     context: ContextKind = "cve"
-    """What routes: ``cve`` (question and image, Eq. 6-8) or ``text`` (the question alone, Table 2)."""
+    """What routes: ``cve`` (question and image, Eq. 6-8), or of Table 2 ``text`` (the question alone), ``image`` (the
+    mean token alone; reads no question) and ``concat`` (both side by side)."""
     routing: Routing = "dense"
-    """``dense`` (Eq. 10), ``uniform`` (1/E each, Table 2), or ``merged`` (ours): one network of averaged weights."""
+    """``dense`` (Eq. 10), ``uniform`` (1/E each, Table 2), ``sparse`` (the ``top_k`` largest, Table 2), ``random``
+    (``top_k`` drawn anew for each image, block and visit, 1/k each, Table 2), or ``merged`` (ours): one network of
+    averaged weights."""
     num_experts: Annotated[int, Ge(1)] = 4
     """Expert networks per block (Table 5). 1 is the control: the same tensors tuned without a mixture or router."""
+    top_k: Annotated[int, Ge(1)] = 2
+    """Experts of an image in sparse and random routing (Table 2). Sparse with 1: its weight is always 1, so that only
+    the router's own losses reach the router."""
     first_block: Annotated[int, Ge(0)] | None = None
     """First block replaced; None is the middle of the executed blocks (11 of 0-22 in LLaVA-1.5, Table 4)."""
     last_block: Annotated[int, Ge(0)] | None = None
     """Last block replaced; None is the last one executed."""
     context_dim: Annotated[int, Ge(1)] = 768
-    """Width of the context; where the text encoder's differs, one Linear per block goes from one to the other."""
+    """Width of the question in the context; where the text encoder's differs, one Linear per block goes between."""
     num_heads: Annotated[int, Ge(1)] = 4
     """Heads of the CVE's attention (official code)."""
     activation: str | None = "gelu"
@@ -265,6 +293,23 @@ class CoVFT(Method):
     router and context exactly zero gradient at the start (methods.md 4.5)."""
     layernorm: Literal["all", "from_start", "none"] = "all"
     """Whose LayerNorms train: those of all blocks (official code), from the first replaced block on, or none."""
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """Divides the router's logits (ours): below 1 it chooses more sharply."""
+    balance_loss: Annotated[float, Ge(0)] = 0.0
+    """Coefficient of sparse routing's load balance loss E sum f P per block; the paper names none (methods.md 4.7)."""
+    z_loss: Annotated[float, Ge(0)] = 0.0
+    """Coefficient of sparse routing's mean squared log-sum-exp of the logits per block (ours)."""
+    test_average: bool = False
+    """Random routing: average all experts at test instead of drawing there too."""
+    routing_seed: int = 0
+    """Random routing: another seed draws other experts for the same rows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.routing in ("sparse", "random") and 1 < self.num_experts < self.top_k:
+            raise ConfigError(
+                f"top_k {self.top_k} of {self.num_experts} experts", fix="choose a top_k of at most num_experts"
+            )
 
     @classmethod
     def preset(cls, name: Literal["paper", "official", "ours"], **changes: object) -> "CoVFT":
@@ -272,7 +317,7 @@ class CoVFT(Method):
         presets: dict[str, dict[str, object]] = {
             "paper": {},
             "official": {"activation": "quick_gelu"},
-            "ours": {"activation": None, "expert_jitter": 1e-3},
+            "ours": {"activation": None, "expert_jitter": 1e-3, "balance_loss": 0.01, "z_loss": 0.001},
         }
         if name not in presets:
             raise ConfigError(f"unknown preset '{name}' of covft", fix=f"use one of: {', '.join(presets)}")
@@ -280,21 +325,34 @@ class CoVFT(Method):
 
     @property
     def routes(self) -> bool:
-        """Whether there is a choice among experts that something has to make."""
-        return self.num_experts > 1 and self.routing != "uniform"
+        """Whether a router has to choose among experts."""
+        return self.num_experts > 1 and self.routing not in ("uniform", "random")
 
     @property
     def reads_question(self) -> bool:
-        return self.routes
+        return self.routes and self.context != "image"
+
+    @property
+    def draws_at_random(self) -> bool:
+        return self.num_experts > 1 and self.routing == "random"
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether routers bring losses of their own."""
+        return self.routes and self.routing == "sparse" and bool(self.balance_loss or self.z_loss)
 
     def groups(self, place: str) -> tuple[str, ...]:
         norms = () if self.layernorm == "none" else ("vision",)
         return (*norms, "vision_new", *(("router",) if self.routes else ()))
 
-    def extractor(self, vlm: VLM, text_dim: int) -> nn.Module:
+    def extractor(self, vlm: VLM, text_dim: int) -> Extractor:
         """The module that makes the context of one block."""
         if self.context == "text":
             return TextContext(text_dim, self.context_dim)
+        if self.context == "image":
+            return ImageContext(vlm.vision_dim)
+        if self.context == "concat":
+            return ConcatContext(vlm.vision_dim, text_dim, self.context_dim)
         activation = ACT2FN[self.activation or vlm.activation]
         return ContextVectorExtractor(vlm.vision_dim, text_dim, self.context_dim, self.num_heads, activation)
 
@@ -314,6 +372,10 @@ class CoVFT(Method):
             router = {id(parameter) for module in routing for parameter in module.parameters()}
             attachment.train([p for p in mixture.parameters() if id(p) not in router], group="vision_new")
             attachment.train([p for module in routing for p in module.parameters()], group="router")
+            if isinstance(mixture.extractor, ContextVectorExtractor):
+                attachment.drop(vlm, place, mixture, "router", mixture.extractor.num_dead)
+            if self.has_losses:
+                attachment.before(vlm, vlm.base_model, mixture.take_part)
 
 
 def mixtures_of(model: nn.Module) -> dict[int, ContextualMixture]:
