@@ -141,6 +141,60 @@ def test_a_stage_hash_covers_what_determines_its_weights(base):
     assert stage_hash(variant(recipe, "frozen"), "align") == stage_hash(recipe, "align")
 
 
+def test_hashes_of_recipes_older_than_fractions_and_groups_rates_stay_what_they_were(base):
+    recipe = load_recipe(base)  # 3a87bb64bbfd and 4d595393a022 are those of commit 0b29525
+    assert (stage_hash(recipe, "align"), stage_hash(recipe, "instruct")) == ("3a87bb64bbfd", "4d595393a022")
+    assert stage_hash(load_recipe(base, ["stages.align.fraction=1.0"]), "align") == "3a87bb64bbfd"
+    assert stage_hash(load_recipe(base, ["stages.align.fraction=0.5"]), "align") != "3a87bb64bbfd"
+    decayed = ["stages.instruct.learning_rate.vision.block_decay=0.9"]
+    assert stage_hash(load_recipe(base, decayed), "instruct") != "4d595393a022"
+
+
+def test_a_plain_rate_stays_a_plain_number_and_a_mapping_is_spelled_out(base):
+    rate = "stages.instruct.learning_rate"
+    assert load_recipe(base).resolved()["stages"]["instruct"]["learning_rate"] == {"vision": 2e-5, "language": 2e-5}
+    recipe = load_recipe(base, [f"{rate}.vision={{peak: 1.0e-4, schedule: constant}}"])
+    assert recipe.resolved()["stages"]["instruct"]["learning_rate"] == {
+        "vision": {"peak": 1e-4, "warmup_fraction": None, "schedule": "constant", "block_decay": 1.0},
+        "language": 2e-5,
+    }
+    assert load_recipe(recipe.resolved()) == recipe
+
+
+def test_what_a_rate_does_not_say_is_the_stages(base):
+    vision = "{peak: 1.0e-4, schedule: constant, block_decay: 0.9}"
+    changes = [f"stages.instruct.learning_rate.vision={vision}", "stages.instruct.warmup_fraction=0.1"]
+    stage = load_recipe(base, changes).stages["instruct"]
+    assert stage.peaks == {"vision": 1e-4, "language": 2e-5}
+    told = {group: (rate.warmup_fraction, rate.schedule, rate.block_decay) for group, rate in stage.rates.items()}
+    assert told == {"vision": (0.1, "constant", 0.9), "language": (0.1, "cosine", 1.0)}
+    own = load_recipe(base, ["stages.instruct.learning_rate.vision={peak: 1.0e-4, warmup_fraction: 0.0}"])
+    assert own.stages["instruct"].rates["vision"].warmup_fraction == 0
+
+
+def test_a_number_and_a_mapping_of_one_rate_merge_in_either_order(base):
+    def vision(*changes):
+        paths = [f"stages.instruct.learning_rate.vision{change}" for change in changes]
+        return load_recipe(base, paths).resolved()["stages"]["instruct"]["learning_rate"]["vision"]
+
+    assert vision("=1.0e-4") == 1e-4
+    assert vision(".peak=1.0e-4")["peak"] == 1e-4
+    decayed = {"peak": 2e-5, "warmup_fraction": None, "schedule": None, "block_decay": 0.9}
+    assert vision(".block_decay=0.9") == vision("={block_decay: 0.9}") == decayed
+    assert vision(".block_decay=0.9", "=1.0e-4") == vision("=1.0e-4", ".block_decay=0.9") == decayed | {"peak": 1e-4}
+    child = extend(base, "stages: {instruct: {learning_rate: {vision: {block_decay: 0.9}}}}")
+    assert load_recipe(child).stages["instruct"].rates["vision"].peak == 2e-5
+
+
+def test_a_fraction_of_a_stage_shrinks_its_steps_and_every_data_entry(base):
+    stage = load_recipe(base, ["stages.instruct.fraction=0.25"]).stages["instruct"]
+    assert stage.num_steps == 5 and stage.steps == 20
+    assert [entry.fraction for entry in stage.used_data] == [0.25, 0.125]
+    assert load_recipe(base).stages["instruct"].used_data == load_recipe(base).stages["instruct"].data
+    assert load_recipe(base, ["stages.instruct.fraction=0.001"]).stages["instruct"].num_steps == 1
+    assert load_recipe(base, ["stages.align.fraction=0.5"]).stages["align"].num_steps is None  # epochs decide
+
+
 def test_nothing_is_recorded_unless_asked_and_what_is_asked_is_spelled_out(base):
     assert load_recipe(base).resolved()["record"] == {"vision_gradient": None, "routing": None}
     asked = load_recipe(base, ["record.vision_gradient.every=5", "record.routing={every: 10}"])
@@ -180,6 +234,19 @@ def test_an_inherited_fault_names_the_file_that_holds_it(base):
         ("stages.align.learning_rate.projector=-1", "greater than 0"),
         ("stages.align.learning_rate.projector=1e-4", "write 1.0e-4"),
         ("stages.align.learning_rate.projector=.nan", "finite"),
+        ("stages.align.learning_rate.projector=true", "a valid number"),
+        ("stages.align.learning_rate.projector={schedule: constant}", ""),
+        (
+            "stages.align.learning_rate.router={schedule: constant}",
+            "missing key 'stages.align.learning_rate.router.peak'",
+        ),
+        ("stages.align.learning_rate.projector.peak=-1", "learning_rate.projector.peak is -1"),
+        ("stages.align.learning_rate.projector.block_decay=1.5", "less than or equal to 1"),
+        ("stages.align.learning_rate.projector.block_decay=0", "greater than 0"),
+        ("stages.align.learning_rate.projector.schedule=cosin", "use one of: cosine, linear, constant"),
+        ("stages.align.learning_rate.projector={peak: 1.0e-3, warmup: 0.1}", "use one of: warmup_fraction"),
+        ("stages.align.fraction=0", "greater than 0"),
+        ("stages.align.fraction=1.5", "less than or equal to 1"),
         ("stages.align.data.0.fraction=1.5", "less than or equal to 1"),
         ("stages.align.data.2.fraction=1", "use a number from 0 to 0"),
         ("stages.align.schedule=cosin", "use one of: cosine, linear, constant"),
@@ -257,6 +324,7 @@ PATHS = st.sampled_from(
         *("model", "question", "stages", "evaluation", "compare", "seed", "seed.x", "name"),
         *("stages.new", "stages.align", "stages.align.train", "stages.align.train.projector", "stages.align.data"),
         *("stages.align.data.0", "stages.align.learning_rate", "stages.instruct.train.vision.routing"),
+        *("stages.align.learning_rate.projector", "stages.align.learning_rate.projector.block_decay"),
         *("compare.variants", "compare.variants.frozen", "record", "record.routing", "record.vision_gradient"),
     ]
 )

@@ -20,13 +20,13 @@ def experiment(tmp_path_factory):
 
 
 def planned(recipe, folder, *, stage="instruct", steps=40, start=None) -> Probes:
-    grouping = group_samples(read_mixture(recipe.stages[stage].data))
+    grouping = group_samples(read_mixture(recipe.stages[stage].used_data))
     return plan_probes(recipe, stage, grouping, steps, folder, start)
 
 
 def rows_trained_on(probe):
     (stage,) = probe.work.stages
-    return read_mixture(load_recipe(probe.work.recipe).stages[stage].data)
+    return read_mixture(load_recipe(probe.work.recipe).stages[stage].used_data)
 
 
 def steps_of(probe):
@@ -81,12 +81,15 @@ def test_no_run_trains_on_a_held_out_row_and_no_row_is_lost(experiment, tmp_path
             assert all(row.task == probe.task for row in plan.held_out[probe.task])
 
 
-def test_a_fraction_of_the_data_keeps_its_held_out_rows_out_too(experiment, tmp_path):
-    recipe = load_recipe(experiment, {"stages.instruct.data.0.fraction": 0.5})
+@pytest.mark.parametrize("change", [{"stages.instruct.data.0.fraction": 0.5}, {"stages.instruct.fraction": 0.5}])
+def test_a_fraction_of_the_data_keeps_its_held_out_rows_out_too(experiment, tmp_path, change):
+    recipe = load_recipe(experiment, change)
     plan = planned(recipe, tmp_path)
     for probe in plan.runs:
         trained = {row.id for row in rows_trained_on(probe)}
         assert not trained & {row.id for rows in plan.held_out.values() for row in rows}
+        one = load_recipe(probe.work.recipe).stages["instruct"]
+        assert one.used_data == one.data and probe.work.steps == one.steps  # the fraction counts once
     assert {len(rows) for rows in plan.held_out.values()} == {5}
 
 

@@ -7,8 +7,9 @@ from yarbus.training.metrics import drop_after, line_of
 
 def test_a_logged_dictionary_becomes_a_line_with_every_group_by_name():
     logs = {"loss": 2.0, "epoch": 0.5, "grad_norm": 5.0, "wall_seconds": 3.0, "samples_per_second": 8.0}
+    logs["peak_bytes"] = 2**30
     logs |= {"learning_rate/vision": 1e-3, "gradient_norm/vision": 3.0}
-    logs |= {"learning_rate/router": 1e-2, "gradient_norm/router": 4.0}
+    logs |= {"learning_rate/router": 1e-2, "gradient_norm/router": 4.0, "lowest_learning_rate/router": 1e-3}
     assert line_of(7, logs) == {
         "step": 7,
         "epoch": 0.5,
@@ -16,10 +17,11 @@ def test_a_logged_dictionary_becomes_a_line_with_every_group_by_name():
         "gradient_norm": 5.0,
         "groups": {
             "vision": {"learning_rate": 1e-3, "gradient_norm": 3.0},
-            "router": {"learning_rate": 1e-2, "gradient_norm": 4.0},
+            "router": {"learning_rate": 1e-2, "lowest_learning_rate": 1e-3, "gradient_norm": 4.0},
         },
         "wall_seconds": 3.0,
         "samples_per_second": 8.0,
+        "peak_bytes": 2**30,
     }
 
 

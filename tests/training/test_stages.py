@@ -12,7 +12,7 @@ from yarbus.core.records import read_json, read_jsonl
 from yarbus.training import checkpoint
 from yarbus.training.stages import stage_seed, train, training_arguments
 
-KEYS = {"step", "epoch", "loss", "gradient_norm", "groups", "wall_seconds", "samples_per_second"}
+KEYS = {"step", "epoch", "loss", "gradient_norm", "groups", "wall_seconds", "samples_per_second", "peak_bytes"}
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,104 @@ def test_a_damaged_adapter_to_start_from_is_an_error_that_names_it(recipe, tmp_p
 def test_a_stage_that_names_no_checkpoints_has_some_on_the_way(settings):
     del settings["stages"]["align"]["checkpoint_every"]
     assert load_recipe(settings).stages["align"].checkpoint_every == 100
+
+
+@pytest.fixture
+def varied(settings):
+    """The recipe with a rate, warm-up and schedule per group, decay by block, and a part of the rows."""
+    settings["stages"]["align"] |= {"fraction": 0.8}
+    settings["stages"]["instruct"]["learning_rate"] |= {
+        "vision": {"peak": 1e-3, "warmup_fraction": 0.5, "schedule": "linear", "block_decay": 0.5},
+        "vision_new": {"peak": 1e-3, "block_decay": 0.9},
+        "router": {"peak": 1e-4, "schedule": "constant"},
+    }
+    return load_recipe(settings)
+
+
+@pytest.fixture(scope="module")
+def varied_run(tmp_path_factory):
+    return tmp_path_factory.mktemp("varied") / "run"
+
+
+@pytest.mark.parametrize(("stage", "step"), [(1, 4), (2, 2), (2, 4), (2, 6)])
+def test_groups_with_schedules_of_their_own_resume_with_the_same_weights(varied, varied_run, tmp_path, stage, step):
+    whole = train(varied, varied_run, progress=False)
+    interrupted(varied, tmp_path / "run", stage, step)
+    train(varied, tmp_path / "run", progress=False)
+    assert curves(tmp_path / "run") == curves(whole)
+    assert final_hash(tmp_path / "run") == final_hash(whole)
+
+
+def test_each_groups_own_rates_are_logged_and_planned(varied, varied_run):
+    run = train(varied, varied_run, progress=False)
+    lines = {line["step"]: line["groups"] for line in read_jsonl(run / "stages/instruct/metrics.jsonl")}
+    # 7 steps; 2 of warm-up as the stage says, 4 of vision; before step 6 five are done, before step 7 six
+    assert lines[6]["vision"]["learning_rate"] == pytest.approx(1e-3 * 2 / 3)
+    assert lines[7]["vision"]["learning_rate"] == pytest.approx(1e-3 * 1 / 3)
+    assert lines[7]["vision"]["lowest_learning_rate"] == pytest.approx(1e-3 / 3 * 0.5**2)  # block 0 of 0-2
+    assert [lines[step]["router"]["learning_rate"] for step in (3, 6, 7)] == pytest.approx([1e-4] * 3)
+    assert "lowest_learning_rate" not in lines[7]["router"]
+    plans = {plan["stage"]: plan for plan in read_json(run / "plan.json")}
+    assert plans["align"]["learning_rate"] == {"projector": 1e-2}
+    assert plans["instruct"]["learning_rate"] == {
+        "vision": {"peak": 1e-3, "warmup_fraction": 0.5, "schedule": "linear", "block_decay": 0.5},
+        "vision_new": {"peak": 1e-3, "block_decay": 0.9},
+        "router": {"peak": 1e-4, "schedule": "constant"},
+        "projector": 1e-3,
+        "language": 1e-3,
+    }
+    rows = [row for row in plans["instruct"]["rows"] if row["group"] == "vision" and row["trained"]]
+    rates = {row["block"]: row["learning_rate"] for row in rows}
+    assert rates == {0: 1e-3 * 0.5**2, 1: 1e-3 * 0.5, 2: 1e-3}
+
+
+def test_a_decay_that_no_tensor_could_have_is_refused_before_anything_is_written(settings, tmp_path):
+    settings["stages"]["align"]["learning_rate"] = {"projector": {"peak": 1e-2, "block_decay": 0.9}}
+    with pytest.raises(ConfigError, match="stage 'align': block_decay 0.9 for group 'projector'"):
+        train(load_recipe(settings), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def trained_rows(recipe, run: Path) -> tuple[set[str], int]:
+    """Ids of all rows that the first stage trained on, and its steps."""
+    seen: set[str] = set()
+    steps = []
+    look = lambda step, model, ids: (seen.update(ids), steps.append(step))  # noqa: E731
+    train(recipe, run, stages=["align"], progress=False, readers=[look])
+    return seen, max(steps)
+
+
+def test_a_fraction_trains_on_part_of_the_rows_of_a_larger_one_for_as_small_a_part_of_the_steps(settings, tmp_path):
+    found = {}
+    for fraction in (0.25, 0.5, 1.0):
+        change = {"stages.align.fraction": fraction, "stages.align.steps": 12}
+        found[fraction] = trained_rows(load_recipe(settings, change), tmp_path / str(fraction))
+    assert [steps for _, steps in found.values()] == [3, 6, 12]
+    assert [len(rows) for rows, _ in found.values()] == [3, 6, 13]
+    assert found[0.25][0] < found[0.5][0] < found[1.0][0]
+
+
+def test_a_fraction_of_a_stage_with_epochs_shrinks_it_by_its_rows(settings, tmp_path):
+    change = {"stages.align.fraction": 0.5, "stages.align.epochs": 2.0}
+    rows, steps = trained_rows(load_recipe(settings, change), tmp_path / "run")
+    assert (len(rows), steps) == (6, 3)
+
+
+def test_a_run_whose_recipe_is_older_than_fractions_goes_on(whole, recipe, tmp_path):
+    run = tmp_path / "run"
+    interrupted(recipe, run, 1, 4)
+    text = (run / "recipe.yaml").read_text()
+    old = "\n".join(line for line in text.splitlines() if not line.startswith("    fraction:"))
+    assert old.count("fraction:") == text.count("fraction:") - len(recipe.stages)
+    (run / "recipe.yaml").write_text(old + "\n")
+    train(recipe, run, progress=False)
+    assert final_hash(run) == final_hash(whole)
+
+
+def test_another_fraction_is_another_run(settings, recipe, tmp_path):
+    interrupted(recipe, tmp_path / "run", 1, 3)
+    with pytest.raises(ConfigError, match="stages.align.fraction 1.0 -> 0.5"):
+        train(load_recipe(settings, {"stages.align.fraction": 0.5}), tmp_path / "run", progress=False)
 
 
 def test_metrics_hold_one_line_per_logged_step_with_every_group(whole):

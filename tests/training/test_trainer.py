@@ -11,6 +11,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tests import tiny
 from yarbus.core.errors import CheckpointError, ConfigError, MismatchError, NonFiniteError
+from yarbus.core.recipe import GroupRate
+from yarbus.core.records import read_json, write_json
 from yarbus.data.collate import Collator
 from yarbus.data.sample import Sample, Turn
 from yarbus.data.sources.llava import read_llava
@@ -269,6 +271,96 @@ def test_each_group_trains_at_its_own_rate_under_its_own_name(parts, samples, tm
     assert line["gradient_norm/projector"] > 0 and line["gradient_norm/language"] > 0
     decays = {group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"] if p.ndim < 2}
     assert decays == {0.0}
+
+
+def logged(trainer: GuardedTrainer, key: str) -> list[float]:
+    return [line[key] for line in trainer.state.log_history if "loss" in line]
+
+
+def test_each_group_follows_its_own_warm_up_and_schedule(parts, samples, tmp_path):
+    rates = {
+        "projector": GroupRate(peak=1e-2, warmup_fraction=0.25, schedule="constant"),
+        "language": GroupRate(peak=1e-3, warmup_fraction=0.5, schedule="linear"),
+    }
+    trainer = trainer_of(parts, samples, tmp_path, rates=rates, max_steps=8)
+    trainer.train()
+    assert logged(trainer, "learning_rate/projector") == pytest.approx([1e-2 * f for f in (0, 0.5, 1, 1, 1, 1, 1, 1)])
+    expected = [1e-3 * f for f in (0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25)]
+    assert logged(trainer, "learning_rate/language") == pytest.approx(expected)
+
+
+def test_a_group_that_leaves_its_schedule_open_follows_the_arguments(parts, samples, tmp_path):
+    settings = {"lr_scheduler_type": "linear", "warmup_steps": 0, "max_steps": 4}
+    rates = {"projector": GroupRate(peak=1e-2, warmup_fraction=0.5), "language": 1e-3}
+    trainer = trainer_of(parts, samples, tmp_path, rates=rates, **settings)
+    trainer.train()
+    assert logged(trainer, "learning_rate/projector") == pytest.approx([1e-2 * f for f in (0, 0.5, 1, 0.5)])
+    assert logged(trainer, "learning_rate/language") == pytest.approx([1e-3 * f for f in (1, 0.75, 0.5, 0.25)])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_one_schedule_for_all_groups_moves_weights_as_the_librarys_own(samples, tmp_path, schedule):
+    hashes = []
+    own = {group: GroupRate(peak=p, warmup_fraction=0.5, schedule=schedule) for group, p in RATES.items()}
+    for rates in (RATES, own):
+        model, processor = tiny.llava()
+        parts = set_stage(model, processor, build_all({"projector": "full", "language": "full"}))
+        settings = {"lr_scheduler_type": schedule, "warmup_steps": 2, "max_steps": 4}
+        trainer_of(parts, samples, tmp_path / str(len(hashes)), rates=rates, **settings).train()
+        hashes.append(tensors_hash(adapter_tensors(model)))
+    assert hashes[0] == hashes[1]
+
+
+def test_a_group_with_decay_logs_its_highest_and_its_lowest_rate(samples, tmp_path):
+    model, processor = tiny.llava()
+    parts = set_stage(model, processor, build_all({"vision": "full", "projector": "full"}))
+    rates = {"vision": GroupRate(peak=1e-3, block_decay=0.5), "projector": 1e-2}
+    trainer = trainer_of(parts, samples, tmp_path, rates=rates)
+    trainer.train()
+    assert logged(trainer, "learning_rate/vision") == [1e-3] * 3
+    assert logged(trainer, "lowest_learning_rate/vision") == [1e-3 * 0.5**3] * 3
+    assert not any("lowest_learning_rate/projector" in line for line in trainer.state.log_history)
+
+
+def test_with_decay_the_first_update_of_adam_is_smaller_the_more_blocks_lie_behind(samples, tmp_path):
+    model, processor = tiny.llava()
+    parts = set_stage(model, processor, build_all({"vision": "full"}))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rates = {"vision": GroupRate(peak=1e-3, block_decay=0.5)}
+    trainer_of(parts, samples, tmp_path, rates=rates, max_steps=1, max_grad_norm=0.0).train()
+    for block in range(3):
+        name = next(n for n in before if f"layers.{block}.mlp.fc1.weight" in n and "vision" in n)
+        moved = (model.state_dict()[name] - before[name]).abs().max().item()
+        assert moved == pytest.approx(1e-3 * 0.5 ** (2 - block), rel=1e-2)
+
+
+# ---- costs ----
+
+
+def test_every_line_tells_the_peak_of_memory_and_a_resumed_run_keeps_the_larger(parts, samples, tmp_path, monkeypatch):
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    monkeypatch.setattr("yarbus.training.guarded.peak_bytes", lambda device: 2**40)
+    trainer = trainer_of(parts, samples, tmp_path, max_steps=2, **settings)
+    trainer.train()
+    assert logged(trainer, "peak_bytes") == [2**40, 2**40]
+    monkeypatch.setattr("yarbus.training.guarded.peak_bytes", lambda device: 2**30)
+    trainer = trainer_of(parts, samples, tmp_path, max_steps=3, **settings)
+    trainer.train(str(tmp_path / "checkpoints" / "step-000002"))
+    assert logged(trainer, "peak_bytes")[-1] == 2**40
+    assert trainer_of(parts, samples, tmp_path / "new", max_steps=1).peak_bytes == 2**30
+
+
+def test_a_checkpoint_older_than_peaks_and_groups_schedules_resumes(parts, samples, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "lr_scheduler_type": "cosine"}
+    trainer_of(parts, samples, tmp_path, **settings).train()
+    folder = tmp_path / "checkpoints" / "step-000001"
+    state = read_json(folder / "state.json")
+    del state["peak_bytes"]
+    write_json(folder / "state.json", state)
+    trainer = trainer_of(parts, samples, tmp_path, **settings)
+    trainer.create_optimizer_and_scheduler(2)
+    trainer._load_optimizer_and_scheduler(str(folder))
+    assert trainer.peak_before == 0 and trainer.peak_bytes > 2**20
 
 
 # ---- checkpoints ----

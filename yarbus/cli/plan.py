@@ -6,17 +6,23 @@ from rich.console import Console
 from rich.table import Table
 
 from yarbus.cli.options import Json, Overrides, RecipeArgument, print_json, quieten
+from yarbus.core.places import GROUPS
 
 if TYPE_CHECKING:
+    from yarbus.core.recipe import Stage
     from yarbus.models.plan import PlanRow
     from yarbus.training.planning import StagePlan
 
+WIDTH = 100
+"""Columns that the table takes at most; a narrower terminal wraps its lines, as cut figures would be wrong ones."""
 
-def folded(rows: "tuple[PlanRow, ...]") -> "list[tuple[str, PlanRow]]":
-    """Rows with neighbouring blocks of one kind put together: (``11-22``, the row of one block)."""
+
+def folded(one: "StagePlan") -> "list[tuple[str, PlanRow]]":
+    """Rows with neighbouring blocks of one kind and rate put together: (``11-22``, the row of one block)."""
     kinds: dict[tuple, list[PlanRow]] = {}
-    for row in rows:
-        alike = (row.place, row.block is None, row.method, row.group, row.parameters, row.declared, row.trained)
+    for row in one.plan.rows:
+        counts = (row.parameters, row.declared, row.trained)
+        alike = (row.place, row.block is None, row.method, row.group, *counts, one.span(row))
         kinds.setdefault(alike, []).append(row)
     spans = []
     for some in kinds.values():
@@ -28,22 +34,52 @@ def folded(rows: "tuple[PlanRow, ...]") -> "list[tuple[str, PlanRow]]":
                 span = "" if first is None else str(first) if first == last else f"{first}-{last}"
                 spans.append((span, some[start]))
                 start = index
-    return spans
+    places = [row.place for row in one.plan.rows]
+    groups = ["", *GROUPS]
+
+    def position(row: "PlanRow") -> tuple[int, int, int]:
+        return places.index(row.place), groups.index(row.group), -1 if row.block is None else row.block
+
+    return sorted(spans, key=lambda found: position(found[1]))
+
+
+def _rate(span: tuple[float, float] | None) -> str:
+    if span is None:
+        return ""
+    low, high = span
+    return f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _table(one: "StagePlan") -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("place", "blocks", "group"):
         table.add_column(name, no_wrap=True)
-    for name in ("parameters", "trained", "rate"):
+    for name in ("parameters", "declared", "trained", "rate"):
         table.add_column(name, justify="right", no_wrap=True)
-    for span, row in folded(one.plan.rows):
-        rate = f"{one.rates[row.group]:g}" if row.trained else ""
+    declared = sum(row.declared for row in one.plan.rows if one.trains(row))
+    for span, row in folded(one):
+        counts = f"{row.parameters:,}", f"{row.declared:,}" if row.declared and one.trains(row) else ""
         trained = f"{row.trained:,}" if row.trained else "never reached" if row.declared and one.trains(row) else ""
-        table.add_row(row.place, span, row.group, f"{row.parameters:,}", trained, rate)
+        table.add_row(row.place, span, row.group, *counts, trained, _rate(one.span(row)))
     table.add_section()
-    table.add_row("all blocks", "", "", f"{one.plan.total('parameters'):,}", f"{one.plan.total('trained'):,}", "")
+    totals = (f"{count:,}" for count in (one.plan.total("parameters"), declared, one.plan.total("trained")))
+    table.add_row("all blocks", "", "", *totals, "")
     return table
+
+
+def _own_rates(one: "StagePlan", stage: "Stage") -> list[str]:
+    """A line for each group whose rate goes another way than the stage's."""
+    lines = []
+    for group, rate in one.rates.items():
+        if isinstance(rate, dict):
+            warmup = rate.get("warmup_fraction", stage.warmup_fraction)
+            way = f"{rate.get('schedule', stage.schedule)} after a warm-up of {100 * warmup:g} % of the steps"
+            decay = f", times {rate['block_decay']:g} per block towards the input" if "block_decay" in rate else ""
+            lines.append(f"rate of {group}: {rate['peak']:g}{decay}; {way}")
+    if lines and len(lines) < len(one.rates):
+        way = f"{stage.schedule} after a warm-up of {100 * stage.warmup_fraction:g} % of the steps"
+        lines.append(f"rate of the others: {way}")
+    return lines
 
 
 def plan(recipe: RecipeArgument, overrides: Overrides = None, json: Json = False) -> None:
@@ -59,11 +95,18 @@ def plan(recipe: RecipeArgument, overrides: Overrides = None, json: Json = False
         print_json([one.to_json() for one in plans])
         return
     console = Console(soft_wrap=True, highlight=False)
+    console.width = max(console.width, WIDTH)
     for one in plans:
         places = {row.place: row.method for row in one.plan.rows}
         console.print(f"stage {one.stage}: {', '.join(f'{place} {method}' for place, method in places.items())}")
         console.print("parameters of one block each")
         console.print(_table(one))
+        stage = chosen.stages[one.stage]
+        for line in _own_rates(one, stage):
+            console.print(line)
+        if stage.fraction != 1:
+            steps = f", {stage.num_steps:,} of {stage.steps:,} steps" if stage.steps and stage.num_steps else ""
+            console.print(f"data: {100 * stage.fraction:g} % of the rows{steps}")
         memory = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in one.memory.items())
         console.print(f"memory in fp32, without activations: {memory}")
         for group, unused in one.unused_rates.items():

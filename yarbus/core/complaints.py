@@ -1,7 +1,7 @@
 """What a schema finds wrong, as faults that name the key, the value, what is allowed and the line."""
 
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -11,14 +11,25 @@ from yarbus.core.table import closest
 from yarbus.core.yaml import Fault, KeyPath, dotted
 
 
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _holder(annotation: Any) -> Any:
+    """The one of the types that a value may have which has something inside."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _holder(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+        return _holder(next((kind for kind in kinds if _is_model(kind)), kinds[0]))
+    return annotation
+
+
 def _inner(annotation: Any, part: str | int) -> Any:
     """The type of what stands at ``part`` inside a value of the annotated type."""
-    origin = get_origin(annotation)
-    if origin in (Union, UnionType):
-        return _inner(next(kind for kind in get_args(annotation) if kind is not NoneType), part)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation.model_fields[str(part)].annotation
-    return get_args(annotation)[-1]
+    holder = _holder(annotation)
+    return holder.model_fields[str(part)].annotation if _is_model(holder) else get_args(holder)[-1]
 
 
 def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
@@ -26,11 +37,10 @@ def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
     annotation: Any = model
     for part in path:
         annotation = _inner(annotation, part)
-    while get_origin(annotation) in (Union, UnionType):
-        annotation = next(kind for kind in get_args(annotation) if kind is not NoneType)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return list(annotation.model_fields)
-    names = get_args(annotation)[0]
+    holder = _holder(annotation)
+    if _is_model(holder):
+        return list(holder.model_fields)
+    names = get_args(holder)[0]
     return list(get_args(names)) if get_origin(names) is Literal else []
 
 

@@ -1,8 +1,9 @@
 """A recipe is written as its difference from another: layers, laid one on the other.
 
-A mapping laid on a mapping merges key by key; anything else replaces. Two rules of meaning on top:
-a mapping with ``method`` replaces one with another method (its options belong to the other), and of
-two keys that exclude each other the upper layer's stays.
+A mapping laid on a mapping merges key by key; anything else replaces. Three rules of meaning on top:
+a mapping with ``method`` replaces one with another method (its options belong to the other), of two
+keys that exclude each other the upper layer's stays, and a learning rate's number is its ``peak``
+wherever it meets the mapping form.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from yarbus.core.yaml import Document, KeyPath, dotted
 
 EXCLUSIVE = ({"steps", "epochs"},)
 """Setting one of a pair in an upper layer drops the other from the layers below."""
+RATE_KEYS = frozenset({"peak", "warmup_fraction", "schedule", "block_decay"})
+"""Of a learning rate that is written as a mapping (``core.recipe.GroupRate``)."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,17 @@ def spell_out(value: Any) -> Any:
     return {**value, "stages": {name: _spell_out_stage(stage) for name, stage in value["stages"].items()}}
 
 
+def _as_rates(one: Any, other: Any) -> Any:
+    """A number that meets the mapping form of a learning rate in that form."""
+    is_number = isinstance(one, int | float) and not isinstance(one, bool)
+    return {"peak": one} if is_number and isinstance(other, dict) and other and other.keys() <= RATE_KEYS else one
+
+
 def merge(below: Any, above: Any) -> Any:
     """``above`` laid on ``below``."""
     if isinstance(below, dict) and "method" in below and isinstance(above, str):
         above = {"method": above}
+    below, above = _as_rates(below, above), _as_rates(above, below)
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     if "method" in above and "method" in below and above["method"] != below["method"]:
@@ -78,7 +88,7 @@ def _with(below: Any, keys: list[str], value: Any, name: str) -> Any:
         at = _index(below, key, name)
         return [*below[:at], _with(below[at], rest, value, name), *below[at + 1 :]]
     known = below if isinstance(below, dict) else {}
-    return merge(known, {key: _with(known.get(key), rest, value, name)})
+    return merge(below, {key: _with(known.get(key), rest, value, name)})
 
 
 def override(layer: Layer, path: str, value: Document) -> Layer:

@@ -7,7 +7,7 @@ value spelled out and can be written and read back as the same recipe.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -20,6 +20,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    WrapValidator,
     model_validator,
 )
 
@@ -42,6 +43,9 @@ else:
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
 Word = Annotated[str, StringConstraints(min_length=1)]
 Rate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+WarmUp = Annotated[float, Field(ge=0, lt=1)]
+Schedule = Literal["cosine", "linear", "constant"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -93,7 +97,42 @@ class DataSection(Section):
     """Folder of the pictures; None: the folder of ``path``."""
     task: Word | None = None
     """Only rows of this task; a file whose rows name none is all of it."""
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    fraction: Share = 1.0
+    """Share of its rows, the same each time and nested: a smaller share is part of a larger one."""
+
+
+class GroupRate(Section):
+    """The learning rate of one group where a number does not say it all."""
+
+    peak: Rate
+    """Highest rate of its schedule; a number in place of the mapping is this alone."""
+    warmup_fraction: WarmUp | None = None
+    """Share of the steps in which it rises from 0; null: as the stage says."""
+    schedule: Schedule | None = None
+    """How it goes on after that; null: as the stage says."""
+    block_decay: Share = 1.0
+    """A tensor of the tower trains at ``peak * block_decay ** k``, with ``k`` the number of executed vision blocks
+    behind it: the last executed block at ``peak``, block i of n at ``peak * block_decay ** (n - 1 - i)``, what lies
+    before the blocks (embeddings, the norm after them) at ``peak * block_decay ** n``, what lies behind them or outside
+    of the tower at ``peak``. Below 1 it needs a group that holds tensors of blocks."""
+
+
+_NUMBER: TypeAdapter[float] = TypeAdapter(Rate, config=ConfigDict(strict=True))
+
+
+def _number_or_mapping(value: Any, handler: Callable[[Any], Any]) -> "float | GroupRate":
+    """One kind is tried, not both: a fault then names the key that holds it, and what is allowed there."""
+    if isinstance(value, Mapping | GroupRate):
+        return GroupRate.model_validate(value)
+    return _NUMBER.validate_python(value)
+
+
+NumberOrMapping = Annotated[Rate | GroupRate, WrapValidator(_number_or_mapping)]
+
+
+def scaled_steps(steps: int | None, fraction: float) -> int | None:
+    """Steps of a stage that trains on this share of its rows: at least one; None where epochs decide."""
+    return None if steps is None else max(1, round(steps * fraction))
 
 
 class Stage(Section):
@@ -102,19 +141,21 @@ class Stage(Section):
     train: Annotated[dict[Place, Method], Field(min_length=1)]
     """Place -> method with its options; a place not named is frozen."""
     data: Annotated[list[DataSection], Field(min_length=1)]
-    learning_rate: Annotated[dict[Group, Rate], Field(min_length=1)]
-    """Group -> highest rate of its schedule; every group that trains needs one."""
+    fraction: Share = 1.0
+    """Share of every data entry's rows, nested: a smaller share is part of a larger one. ``steps`` shrink alike."""
+    learning_rate: Annotated[dict[Group, NumberOrMapping], Field(min_length=1)]
+    """Group -> highest rate of its schedule, or a mapping that says more; every group that trains needs one."""
     batch: Count
     """Rows per optimizer step, over all devices."""
     micro_batch: Count | None = None
     """Rows per device and forward; None: the whole batch."""
     steps: Count | None = None
-    """Optimizer steps."""
+    """Optimizer steps with all rows; a ``fraction`` of the rows makes the same fraction of the steps."""
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Passes over the data; 1 where neither this nor ``steps`` is given."""
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    warmup_fraction: WarmUp = 0.03
     """Share of the steps in which rates rise from 0."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     """How rates go on after that."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """AdamW's; biases and norms have none."""
@@ -152,6 +193,31 @@ class Stage(Section):
             )
         return self
 
+    @property
+    def rates(self) -> dict[str, GroupRate]:
+        """The rate of each group with nothing left open: what it does not say itself is the stage's."""
+        own = {"warmup_fraction": self.warmup_fraction, "schedule": self.schedule}
+        said = {
+            group: rate.model_dump(exclude_none=True) if isinstance(rate, GroupRate) else {"peak": rate}
+            for group, rate in self.learning_rate.items()
+        }
+        return {group: GroupRate(**{**own, **values}) for group, values in said.items()}
+
+    @property
+    def peaks(self) -> dict[str, float]:
+        """The highest rate of each group."""
+        return {group: rate.peak for group, rate in self.rates.items()}
+
+    @property
+    def num_steps(self) -> int | None:
+        """Optimizer steps that are done; None where epochs decide, and only the rows tell."""
+        return scaled_steps(self.steps, self.fraction)
+
+    @property
+    def used_data(self) -> list[DataSection]:
+        """The data entries as they are read: with the stage's fraction of their own."""
+        return [entry.model_copy(update={"fraction": entry.fraction * self.fraction}) for entry in self.data]
+
 
 class CompareSection(Section):
     """Variants of the recipe, each its difference: dotted path -> value."""
@@ -159,6 +225,8 @@ class CompareSection(Section):
     variants: Annotated[dict[Name, dict[Word, Any]], Field(min_length=1)]
     beside: Word | None = None
     """Folder of another comparison, or its ``digest.json``, that reports show beside this one, labelled as such."""
+    differs: list[Word] = []
+    """Dotted paths, with all below them, in which variants may differ besides the last stage's methods and rates."""
 
 
 class VisionGradientRecord(Section):
@@ -331,11 +399,17 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 _WEIGHTLESS = {"log_every", "checkpoint_every", "keep_checkpoints", "num_workers"}
 
 
+def _weight_facts(stage: Stage) -> dict[str, Any]:
+    """What determines a stage's weights. All rows are no fact: stages were hashed before they could have fewer."""
+    values = stage.model_dump(exclude=_WEIGHTLESS)
+    return {key: value for key, value in values.items() if (key, value) != ("fraction", 1.0)}
+
+
 def stage_hash(recipe: Recipe, stage: str) -> str:
     """12 hex digits of all that determines the weights after a stage: model, question, seed, the stages up to it."""
     if stage not in recipe.stages:
         raise ConfigError(f"unknown stage '{stage}'", fix=f"use one of: {closest(stage, list(recipe.stages))}")
     names = list(recipe.stages)
-    before = {name: recipe.stages[name].model_dump(exclude=_WEIGHTLESS) for name in names[: names.index(stage) + 1]}
+    before = {name: _weight_facts(recipe.stages[name]) for name in names[: names.index(stage) + 1]}
     facts = [recipe.model.model_dump(), recipe.question.model_dump(), recipe.seed, list(before.items())]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

@@ -15,7 +15,7 @@ from yarbus.core.table import closest
 from yarbus.data.sample import Sample
 from yarbus.report.html import write_report
 from yarbus.studies.work import Work, quieten
-from yarbus.studies.workers import cores, work_off
+from yarbus.studies.workers import default_jobs, work_off
 
 if TYPE_CHECKING:  # torch takes seconds, and a wrong name should be told at once
     from yarbus.data.grouping import Grouping
@@ -158,7 +158,7 @@ def conflict(
     quieten()
     names = list(recipe.stages)
     check_inputs(recipe, names[: names.index(stage) + 1])
-    rows = read_mixture(recipe.stages[stage].data)
+    rows = read_mixture(recipe.stages[stage].used_data)
     grouping = group_samples(rows)
     chosen = _chosen(rows, grouping, samples, batch, recipe.seed)
     probes = None if steps is None else _plan(recipe, stage, grouping, steps, folder, adapter, seeds)
@@ -312,6 +312,6 @@ def _short_runs(
     from yarbus.models.vlm import VLM
     from yarbus.studies.probes import drift_record, gap_record
 
-    work_off([probe.work for probe in probes.runs], {}, jobs or min(cores(), len(probes.runs)), progress)
+    work_off([probe.work for probe in probes.runs], {}, jobs or default_jobs(len(probes.runs)), progress)
     start, _ = _model(recipe, adapter)
     return {"drift": drift_record(probes, VLM.of(start)), "gap": gap_record(probes, recipe, progress)}

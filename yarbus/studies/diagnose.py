@@ -125,7 +125,7 @@ def _observed(
     progress: bool,
 ) -> None:
     """Contexts, routing and gaze on rows of the last stage that the run trained on."""
-    rows = read_mixture(list(recipe.stages.values())[-1].data)
+    rows = read_mixture(list(recipe.stages.values())[-1].used_data)
     grouping = None
     with _told(missing, "contexts", "routing", "gaze"):
         grouping = group_samples(rows)

@@ -117,7 +117,7 @@ def plan_probes(
         DataError: a task has too few rows to keep some out.
     """
     own = recipe.stages[stage]
-    if "vision" not in own.learning_rate:
+    if "vision" not in own.peaks:
         raise ConfigError(
             f"stage '{stage}' has no learning rate for vision", why="short runs tune the tower", fix="add one"
         )
@@ -128,7 +128,7 @@ def plan_probes(
             why="short runs compare with a frozen tower, and then nothing would train",
             fix="train the projector or the language model too, or measure gradients alone, without steps",
         )
-    by_task = sections_by_task(own.data, grouping)
+    by_task = sections_by_task(own.used_data, grouping)
     rest = _held_out(by_task)
     kept = {
         task: [section.model_copy(update={"fraction": section.fraction * TRAINED_SHARE}) for section in sections]
@@ -149,7 +149,7 @@ def plan_probes(
         for task, sections in kept.items():
             one = _recipe(recipe, stage, f"{ALONE}-{words[task]}-seed{seed}", seed, tuned, sections, lengths[task])
             runs.append(Probe(kind=ALONE, task=task, seed=seed, work=_work(one, stage, folder, start)))
-    return Probes(stage=stage, steps=steps, rate=float(own.learning_rate["vision"]), runs=tuple(runs), held_out=rest)
+    return Probes(stage=stage, steps=steps, rate=own.peaks["vision"], runs=tuple(runs), held_out=rest)
 
 
 def _words(names: Sequence[str]) -> dict[str, str]:
@@ -182,6 +182,7 @@ def _recipe(
         **values["stages"][stage],
         "train": dict(train),
         "data": [section.model_dump() for section in sections],
+        "fraction": 1.0,  # the sections have it already
         "steps": steps,
         "epochs": None,
         "checkpoint_every": None,

@@ -1,24 +1,28 @@
 """Optimizer groups by role: ``vision``, ``vision_new``, ``router``, ``projector``, ``language``, ``head``.
 
-A group gets one learning rate from the recipe. Whatever trains must be in a group, whatever a
-method declares must hold a tensor, and every group needs a rate: a tensor that silently keeps its
-first value is the fault this file exists for.
+A group gets one learning rate from the recipe; with ``block_decay`` its tensors train the slower the
+more vision blocks lie behind them. Whatever trains must be in a group, whatever a method declares must
+hold a tensor, and every group needs a rate: a tensor that silently keeps its first value is the fault
+this file exists for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import get_scheduler
 
 from yarbus.core.errors import ConfigError
+from yarbus.core.recipe import GroupRate
+from yarbus.models.vlm import VLM
 
 Groups = Mapping[str, Mapping[str, nn.Parameter]]
 """Group -> parameter name -> tensor, as ``models.attachment.parameter_groups`` gives it."""
 SHOWN_TENSORS = 4
 
 
-def check_groups(model: nn.Module, groups: Groups, declared: Iterable[str], rates: Mapping[str, float]) -> None:
+def check_groups(model: nn.Module, groups: Groups, declared: Iterable[str], rates: Mapping[str, object]) -> None:
     """Raises where something would train wrongly or not at all.
 
     A declared group without a tensor, a group without a rate, a trainable tensor in no group (the
@@ -68,26 +72,96 @@ def check_reached(groups: Groups) -> None:
         )
 
 
-def optimizer_groups(groups: Groups, rates: Mapping[str, float], weight_decay: float) -> list[dict[str, Any]]:
+def block_of(name: str, paths: Iterable[str]) -> int | None:
+    """Index of the vision block that a parameter lies in; None where it lies in none. ``paths``: the blocks' own."""
+    return next((index for index, path in enumerate(paths) if name.startswith(f"{path}.")), None)
+
+
+def blocks_behind(model: nn.Module) -> dict[str, int]:
+    """Parameter name -> executed blocks that tokens pass after it, for every parameter of the vision tower.
+
+    Modules of a tower stand in the order in which tokens pass them: what comes before the first block is embeddings
+    and norms, what comes after the last one (a final norm, what a method put beside the blocks) has none behind it.
+    """
+    vlm = VLM.of(model)
+    paths, executed = vlm.block_paths(), vlm.num_executed()
+    tower = {id(parameter) for parameter in vlm.vision_tower.parameters()}
+    found, passed = {}, 0
+    for name, parameter in model.named_parameters():
+        if id(parameter) in tower:
+            block = block_of(name, paths)
+            passed = passed if block is None else min(block + 1, executed)
+            found[name] = executed - passed
+    return found
+
+
+def rate_scales(model: nn.Module, groups: Groups, rates: Mapping[str, GroupRate]) -> dict[str, float]:
+    """Parameter name -> what its group's rate is multiplied with, for the groups that have a ``block_decay``.
+
+    It is ``block_decay`` to the power of ``blocks_behind``: layer-wise decay as ELECTRA and BEiT have it, counted from
+    the last executed block, which trains at the whole rate (there a task's head does, one or two layers above it; here
+    what comes after the tower is in other groups). A group without a tensor in a block raises ``ConfigError``.
+    """
+    scales: dict[str, float] = {}
+    decays = {group: rate.block_decay for group, rate in rates.items() if rate.block_decay != 1 and groups.get(group)}
+    if not decays:
+        return scales
+    behind, paths = blocks_behind(model), VLM.of(model).block_paths()
+    for group, decay in decays.items():
+        if all(block_of(name, paths) is None for name in groups[group]):
+            raise ConfigError(
+                f"block_decay {decay:g} for group '{group}'",
+                why="none of its tensors lies in a vision block",
+                fix=f"remove learning_rate.{group}.block_decay",
+            )
+        scales |= {name: decay ** behind.get(name, 0) for name in groups[group]}
+    return scales
+
+
+def optimizer_groups(
+    groups: Groups, rates: Mapping[str, float], weight_decay: float, scales: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
     """What a torch optimizer takes: per group its matrices, and its biases and norms (``ndim < 2``) without decay.
 
-    Each entry carries ``group`` (the role) and ``names`` (of its ``params``, in order).
+    Each entry carries ``group`` (the role) and ``names`` (of its ``params``, in order). ``scales`` (of ``rate_scales``)
+    split a group further, one rate an entry, the slowest first.
     """
+    scales = scales or {}
     entries: list[dict[str, Any]] = []
     for group, tensors in groups.items():
-        for decays in (True, False):
-            chosen = {name: tensor for name, tensor in tensors.items() if (tensor.ndim >= 2) == decays}
-            if chosen:
-                entries.append(
-                    {
-                        "group": group,
-                        "names": list(chosen),
-                        "params": list(chosen.values()),
-                        "lr": rates[group],
-                        "weight_decay": weight_decay if decays else 0.0,
-                    }
-                )
+        for scale in sorted({scales.get(name, 1.0) for name in tensors}):
+            for decays in (True, False):
+                chosen = {
+                    name: tensor
+                    for name, tensor in tensors.items()
+                    if (tensor.ndim >= 2) == decays and scales.get(name, 1.0) == scale
+                }
+                if chosen:
+                    entries.append(
+                        {
+                            "group": group,
+                            "names": list(chosen),
+                            "params": list(chosen.values()),
+                            "lr": rates[group] * scale,
+                            "weight_decay": weight_decay if decays else 0.0,
+                        }
+                    )
     return entries
+
+
+def rate_factor(schedule: str, warmup_steps: int, num_steps: int) -> Callable[[int], float]:
+    """``factor(steps done)``: what transformers' schedule of that name multiplies a rate with."""
+    blank = torch.optim.SGD([torch.zeros(())], lr=1.0)
+    made: Any = get_scheduler(schedule, blank, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
+    return made.lr_lambdas[0]
+
+
+def rate_range(entries: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Lowest and highest rate of each group as an optimizer's ``param_groups`` have them now."""
+    found: dict[str, list[float]] = {}
+    for entry in entries:
+        found.setdefault(entry["group"], []).append(entry["lr"])
+    return {group: (min(rates), max(rates)) for group, rates in found.items()}
 
 
 def gradient_norms(groups: Groups) -> dict[str, float]:

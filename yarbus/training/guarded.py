@@ -23,10 +23,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yarbus.core.errors import ConfigError, NonFiniteError
+from yarbus.core.recipe import GroupRate
 from yarbus.core.records import read_json, write_json
 from yarbus.data.sampler import StepSampler
 from yarbus.models.attachment import (
@@ -39,7 +41,16 @@ from yarbus.models.attachment import (
 from yarbus.models.save import save_adapter
 from yarbus.training import checkpoint
 from yarbus.training.batches import Drawn, ItemsOnly, StepBatches
-from yarbus.training.groups import check_groups, check_reached, gradient_norms, optimizer_groups
+from yarbus.training.groups import (
+    check_groups,
+    check_reached,
+    gradient_norms,
+    optimizer_groups,
+    rate_factor,
+    rate_range,
+    rate_scales,
+)
+from yarbus.training.memory import peak_bytes, reset_peak
 from yarbus.training.snapshot import (
     check_finite_tensors,
     load_optimizer,
@@ -73,22 +84,25 @@ class Update:
     has_images: bool = False
     loss: float = 0.0
     gradient_norms: dict[str, float] = field(default_factory=dict)
-    learning_rates: dict[str, float] = field(default_factory=dict)
+    learning_rates: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Lowest and highest of each group."""
 
 
 class Guarded(Trainer):
     """Named groups, one look at each gradient, exact resume, checkpoints of safetensors and JSON.
 
-    ``learning_rates``: one per group of the attached methods. ``readers`` see each update's gradient after
-    the finite check. ``run`` and ``facts`` go into each manifest; a checkpoint of another run is refused.
+    ``learning_rates``: one per group of the attached methods; a number follows the schedule of ``args``. ``readers``
+    see each update's gradient after the finite check. ``run`` and ``facts`` go into each manifest; a checkpoint of
+    another run is refused.
     """
 
     optimizer: Any  # accelerate wraps it
+    lr_scheduler: Any
 
     def __init__(
         self,
         *args: Any,
-        learning_rates: Mapping[str, float],
+        learning_rates: Mapping[str, float | GroupRate],
         readers: Sequence[Reader] = (),
         run: str = "",
         facts: Mapping[str, Any] | None = None,
@@ -100,10 +114,15 @@ class Guarded(Trainer):
         self.args.logging_nan_inf_filter = False
         # The order of samples needs no fast-forward; Trainer then restores the generators before the first batch.
         self.args.ignore_data_skip = True
-        self.learning_rates, self.run_id, self.facts = dict(learning_rates), run, dict(facts or {})
+        self.run_id, self.facts = run, dict(facts or {})
+        self.rates = {
+            group: rate if isinstance(rate, GroupRate) else GroupRate.model_construct(peak=rate)
+            for group, rate in learning_rates.items()
+        }
         model = self._plain_model()
         self.groups = parameter_groups(model)
-        check_groups(model, self.groups, declared_groups(model), self.learning_rates)
+        check_groups(model, self.groups, declared_groups(model), self.rates)
+        self.rate_scales = rate_scales(model, self.groups, self.rates)
         self.readers: list[Reader] = [self.check_finite, *readers]
         self.update = Update()
         self.is_reached = False
@@ -112,6 +131,8 @@ class Guarded(Trainer):
         self.interval_losses: list[float] = []
         """Loss of each update since the last logged line."""
         self.seconds_before = 0.0
+        self.peak_before = 0
+        """Peak memory of the sessions before a resume."""
         self._started = self._interval_started = 0.0
         self._interval_step = 0
         self.num_samples = len(self.train_dataset)
@@ -127,7 +148,8 @@ class Guarded(Trainer):
         self.update.sample_ids.append(inputs.pop("sample_ids", []))
         self.update.has_images |= "pixel_values" in inputs
         self._prepare_methods(model, inputs)
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        with attachment_of(self._plain_model()).slot.weighing(1 / self.args.gradient_accumulation_steps):
+            loss = super().training_step(model, inputs, *args, **kwargs)
         self.update.losses.append(loss)
         if self.accelerator.sync_gradients:
             self.read_gradients()
@@ -151,7 +173,7 @@ class Guarded(Trainer):
         loss = self.accelerator.reduce(torch.stack(update.losses).sum(), reduction="mean")
         update.loss = loss.item()
         update.gradient_norms = gradient_norms(self.groups)
-        update.learning_rates = {group["group"]: group["lr"] for group in self.optimizer.param_groups}
+        update.learning_rates = rate_range(self.optimizer.param_groups)
         step = self.state.global_step + 1
         model = self._plain_model()
         sample_ids = [name for micro_batch in update.sample_ids for name in micro_batch]
@@ -185,9 +207,27 @@ class Guarded(Trainer):
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             options = {key: value for key, value in options.items() if key != "lr"}
-            entries = optimizer_groups(self.groups, self.learning_rates, self.args.weight_decay)
+            peaks = {group: rate.peak for group, rate in self.rates.items()}
+            entries = optimizer_groups(self.groups, peaks, self.args.weight_decay, self.rate_scales)
             self.optimizer = kind(entries, **options)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Each group's own schedule where one has its own; else the one that ``args`` names, for all."""
+        has_own = any(rate.schedule is not None or rate.warmup_fraction is not None for rate in self.rates.values())
+        if self.lr_scheduler is None and has_own:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            factors = {group: self._rate_factor(rate, num_training_steps) for group, rate in self.rates.items()}
+            self.lr_scheduler = LambdaLR(optimizer, [factors[entry["group"]] for entry in optimizer.param_groups])
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _rate_factor(self, rate: GroupRate, steps: int) -> Callable[[int], float]:
+        fraction = rate.warmup_fraction
+        warmup = self.args.get_warmup_steps(steps) if fraction is None else math.ceil(fraction * steps)
+        # transformers' "constant" has no warm-up, a recipe's has.
+        schedule = "constant_with_warmup" if rate.schedule == "constant" else rate.schedule
+        return rate_factor(schedule or self.args.lr_scheduler_type, warmup, steps)
 
     # ---- the order of samples ----
 
@@ -233,7 +273,7 @@ class Guarded(Trainer):
         elif resume_from_checkpoint:
             folder = Path(resume_from_checkpoint)
         self.first_step = 0 if folder is None else checkpoint.verify(folder, self.run_id).step
-        self.update, self.interval_losses, self.seconds_before = Update(), [], 0.0
+        self.update, self.interval_losses, self.seconds_before, self.peak_before = Update(), [], 0.0, 0
         model = self._plain_model()
         own_forward = model.__dict__.get("forward")
         result = super().train(str(folder) if folder else None, *args, **kwargs)
@@ -246,6 +286,7 @@ class Guarded(Trainer):
 
     def start_clock(self) -> None:
         """Training begins now; everything before was preparation."""
+        reset_peak(self.args.device)
         self._started = self._interval_started = time.monotonic()
         self._interval_step = self.first_step
 
@@ -283,6 +324,7 @@ class Guarded(Trainer):
                 "scheduler": self.lr_scheduler.state_dict(),
                 "interval_losses": self.interval_losses,
                 "wall_seconds": self.wall_seconds,
+                "peak_bytes": self.peak_bytes,
             },
         )
 
@@ -294,6 +336,7 @@ class Guarded(Trainer):
         self.lr_scheduler.load_state_dict(state["scheduler"])
         self.interval_losses = state["interval_losses"]
         self.seconds_before = state["wall_seconds"]
+        self.peak_before = state.get("peak_bytes", 0)  # checkpoints of earlier versions have none
 
     def _save_rng_state(self, output_dir: str) -> None:
         save_tensors(rng_tensors(), Path(output_dir) / self._rng_file)
@@ -322,8 +365,13 @@ class Guarded(Trainer):
         """Seconds of training in this stage, those before a resume included."""
         return self.seconds_before + time.monotonic() - self._started
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that this stage's training took on this process, those before a resume included."""
+        return max(self.peak_before, peak_bytes(self.args.device))
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds each group's rate and gradient norm (of the update just done) to a training line."""
+        """Adds each group's rate and gradient norm (of the update just done) to a training line, and what it cost."""
         if "loss" in logs:
             now, steps = time.monotonic(), self.state.global_step - self._interval_step
             seconds = now - self._interval_started
@@ -331,10 +379,13 @@ class Guarded(Trainer):
             logs["loss"] = math.fsum(self.interval_losses) / len(self.interval_losses)
             self.interval_losses = []
             logs["grad_norm"] = math.hypot(*self.update.gradient_norms.values())
-            logs |= {f"learning_rate/{group}": rate for group, rate in self.update.learning_rates.items()}
+            rates = self.update.learning_rates
+            logs |= {f"learning_rate/{group}": high for group, (_, high) in rates.items()}
+            logs |= {f"lowest_learning_rate/{group}": low for group, (low, high) in rates.items() if low != high}
             logs |= {f"gradient_norm/{group}": norm for group, norm in self.update.gradient_norms.items()}
             logs["wall_seconds"] = self.wall_seconds
             logs["samples_per_second"] = steps * self.global_batch / max(seconds, 1e-9)
+            logs["peak_bytes"] = self.peak_bytes
         super().log(logs, *args, **kwargs)
 
     # ---- small parts ----

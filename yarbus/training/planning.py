@@ -1,6 +1,6 @@
 """What a recipe would train and whether it can, before anything is loaded: rows, rates, memory, inputs."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,18 @@ from torch import nn
 
 from yarbus.core.errors import DataError, UserError
 from yarbus.core.plugins import FILE_PREFIX, benchmark_table, resolve
-from yarbus.core.recipe import Recipe
+from yarbus.core.recipe import GroupRate, Recipe, Stage
 from yarbus.data.mixture import find_section
 from yarbus.methods.assemble import build_all
 from yarbus.models.attach import set_stage
-from yarbus.models.attachment import declared_groups, parameter_groups
+from yarbus.models.attachment import attachment_of, declared_groups, parameter_groups
 from yarbus.models.load import base_on_meta, config_of
 from yarbus.models.plan import Plan, PlanRow, plan
-from yarbus.training.groups import check_groups
+from yarbus.models.vlm import VLM
+from yarbus.training.groups import block_of, check_groups, rate_scales
+
+Spans = dict[tuple[str, int | None, str], tuple[float, float]]
+"""(place, block, group) -> lowest and highest rate of the tensors that train there."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,10 @@ class StagePlan:
 
     stage: str
     plan: Plan
-    rates: dict[str, float]
-    """Learning rate of each group that trains."""
+    rates: dict[str, float | dict[str, Any]]
+    """Highest rate of each group that trains; as a mapping with ``peak`` where more of it is not the stage's."""
+    spans: Spans
+    """Lowest and highest rate of what trains in a row of the plan: ``block_decay`` gives each block its own."""
     unused_rates: dict[str, float]
     """Rates of groups that no chosen method declares: a frozen variant inherits them from its recipe."""
     memory: dict[str, int]
@@ -37,11 +43,20 @@ class StagePlan:
         """Whether the row's group is one that a method of this stage declares."""
         return row.group in self.rates
 
+    def span(self, row: PlanRow) -> tuple[float, float] | None:
+        """Lowest and highest rate in a row; None where nothing of it trains."""
+        return self.spans.get((row.place, row.block, row.group)) if row.trained else None
+
     def to_json(self) -> dict[str, Any]:
         """The plan as ``--json`` prints it."""
+        told = self.plan.to_json()
+        for row, line in zip(self.plan.rows, told["rows"], strict=True):
+            if (span := self.span(row)) is not None:
+                line["learning_rate"] = span[1]
+                line |= {"lowest_learning_rate": span[0]} if span[0] != span[1] else {}
         return {
             "stage": self.stage,
-            **self.plan.to_json(),
+            **told,
             "learning_rate": self.rates,
             "unused_learning_rate": self.unused_rates,
             "memory_bytes": self.memory,
@@ -82,6 +97,23 @@ def _on_meta(recipe: Recipe) -> nn.Module:
     return base_on_meta(config_of(recipe.model.base).to_dict())
 
 
+def _told(rate: GroupRate, stage: Stage) -> float | dict[str, Any]:
+    """A number where the group goes the stage's way, else its peak and what is its own."""
+    usual = {"warmup_fraction": stage.warmup_fraction, "schedule": stage.schedule, "block_decay": 1.0}
+    own = {key: value for key, value in rate.model_dump(exclude={"peak"}).items() if value != usual[key]}
+    return {"peak": rate.peak, **own} if own else rate.peak
+
+
+def _spans(model: nn.Module, rates: Mapping[str, GroupRate], scales: Mapping[str, float]) -> Spans:
+    places, paths = attachment_of(model).parameters, VLM.of(model).block_paths()
+    found: dict[tuple[str, int | None, str], list[float]] = {}
+    for group, tensors in parameter_groups(model).items():
+        for name in tensors:
+            key = (places[name].place, block_of(name, paths), group)
+            found.setdefault(key, []).append(rates[group].peak * scales.get(name, 1.0))
+    return {key: (min(some), max(some)) for key, some in found.items()}
+
+
 def plan_recipe(recipe: Recipe) -> list[StagePlan]:
     """The plan of every stage, on the meta device: no weight is read, no memory taken.
 
@@ -94,15 +126,18 @@ def plan_recipe(recipe: Recipe) -> list[StagePlan]:
         with _told_with(name):
             places = build_all(stage.train)
             set_stage(model, None, places, text_encoder=recipe.question.text_encoder)
-            check_groups(model, parameter_groups(model), declared_groups(model), stage.learning_rate)
+            groups, rates = parameter_groups(model), stage.rates
+            check_groups(model, groups, declared_groups(model), rates)
+            scales = rate_scales(model, groups, rates)
         made, declared = plan(model), declared_groups(model)
         trained = made.total("trained")
         plans.append(
             StagePlan(
                 stage=name,
                 plan=made,
-                rates={group: stage.learning_rate[group] for group in declared},
-                unused_rates={group: rate for group, rate in stage.learning_rate.items() if group not in declared},
+                rates={group: _told(rates[group], stage) for group in declared},
+                spans=_spans(model, rates, scales),
+                unused_rates={group: rate.peak for group, rate in rates.items() if group not in declared},
                 memory={
                     "weights": made.total("parameters") * 4,
                     "gradients": trained * 4,

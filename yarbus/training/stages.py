@@ -6,7 +6,6 @@ hashed into its checkpoints and compared, so that "resumed" always means "as if 
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,13 +138,12 @@ def _run_stage(
 ) -> None:
     """Trains one stage from its beginning or from ``folder`` to its end."""
     stage, home = recipe.stages[name], run / "stages" / name
-    samples = read_mixture(stage.data)
+    samples = read_mixture(stage.used_data)
     facts = {**facts, "data": samples_hash(samples)}
     if folder is not None:
         check_facts(folder, facts)
-    if stage.steps is not None:
-        steps = stage.steps
-    else:
+    steps = stage.num_steps
+    if steps is None:
         assert stage.epochs is not None, "the recipe wants exactly one of steps and epochs"
         steps = StepSampler(len(samples), stage.batch, recipe.seed).steps(stage.epochs)
     if folder is not None and checkpoint.step_of(folder) >= steps:
@@ -159,7 +157,11 @@ def _run_stage(
     use_cache = getattr(model.config, "use_cache", None)
     arguments = training_arguments(stage, home, steps, recipe.seed, stage_seed(recipe.seed, name))
     collator = Collator(
-        processor, train_turns=recipe.question.train_turns, seed=recipe.seed, max_tokens=stage.max_tokens
+        processor,
+        train_turns=recipe.question.train_turns,
+        seed=recipe.seed,
+        max_tokens=stage.max_tokens,
+        row_keys=any(method.draws_at_random for method in attachment_of(model).places.values()),
     )
     recorders: list[Reader] = []
     callbacks: list[TrainerCallback] = [MetricsWriter(home / "metrics.jsonl")]
@@ -171,7 +173,7 @@ def _run_stage(
         args=arguments,
         train_dataset=samples,
         data_collator=collator,
-        learning_rates=stage.learning_rate,
+        learning_rates=stage.rates,
         readers=[*recorders, *readers],
         run=run_id,
         facts=facts,
@@ -194,7 +196,7 @@ def _run_stage(
 
 
 def training_arguments(stage: Stage, home: Path, steps: int, seed: int, own_seed: int) -> TrainingArguments:
-    """What Trainer needs to know of a stage. ``seed`` keys the order of samples, ``own_seed`` dropout."""
+    """What Trainer needs to know of a stage but its rates. ``seed`` keys the order of samples, ``own_seed`` dropout."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     micro_batch = stage.micro_batch or stage.batch // world
     if micro_batch == 0 or stage.batch % (micro_batch * world):
@@ -213,8 +215,6 @@ def training_arguments(stage: Stage, home: Path, steps: int, seed: int, own_seed
         max_steps=steps,
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=stage.batch // (micro_batch * world),
-        lr_scheduler_type=stage.schedule,
-        warmup_steps=math.ceil(stage.warmup_fraction * steps),
         weight_decay=stage.weight_decay,
         max_grad_norm=stage.max_grad_norm or 0.0,
         bf16=stage.precision == "bfloat16",
