@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import modeling_utils
 
 import yarbus
 from tests import tiny
@@ -14,6 +15,10 @@ from yarbus.methods import METHODS
 from yarbus.models.attachment import adapter_tensors, attachment_of, declared_groups, is_attached, parameter_groups
 from yarbus.models.vlm import VLM
 
+HOOKS_IN_CHECKPOINT = not hasattr(modeling_utils, "slice_logits_to_keep")
+"""Before transformers 5.23 a block's hooks ran inside its checkpoint."""
+HANDS_ON = {"svpt"}
+"""Methods whose hooks hand a tensor with a gradient from block to block: reentrant checkpointing would cut it."""
 PAIRS = [(family, case) for family in tiny.FAMILIES for case in CASES]
 
 
@@ -217,6 +222,10 @@ def test_checkpointing_gives_equal_gradients_over_two_forwards(family, case, ree
 
     # Reentrant checkpointing needs an input that requires grad: with something trained before the first block it has.
     others = {} if CASES[case].place == "projector" else {"projector": "full"}
+    if reentrant and HOOKS_IN_CHECKPOINT and CASES[case].method.name in HANDS_ON:
+        with pytest.raises(ConfigError, match="use_reentrant"):
+            gradients(True)
+        return
     plain, checkpointed = gradients(False), gradients(True)
     assert plain.keys() == checkpointed.keys()
     for name in plain:
