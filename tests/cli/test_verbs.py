@@ -72,7 +72,29 @@ def test_plan_needs_no_weights_and_lists_unused_rates(experiment, yarbus_json, c
     assert set(plans[1]["unused_learning_rate"]) == {"vision", "vision_new", "router"}
     assert run(["plan", "covft-llava-1.5-7b"]) == 0
     printed = capsys.readouterr().out
-    assert "11-22   vision_new     33,574,912" in printed and "never reached" in printed
+    assert "11-22   vision_new     33,574,912     33,574,912" in printed and "never reached" in printed
+    words = " ".join(printed.split())  # the paper counts the norms of the last block, which no gradient reaches
+    assert "parameters declared trained rate" in words and "vision 23 vision 4,096 4,096 never reached" in words
+    assert "rate of" not in printed and "data:" not in printed
+    places = ("place", "vision", "projector", "language", "all blocks")
+    assert all(len(line) <= 100 for line in printed.splitlines() if line.startswith(places))
+
+
+def test_plan_tells_each_groups_own_rate_and_how_much_of_the_data_is_used(yarbus_json, capsys):
+    rate = "stages.instruct.learning_rate.vision={peak: 2.0e-5, warmup_fraction: 0.1, schedule: constant, block_decay: 0.5}"
+    arguments = ["plan", "full-llava-1.5-7b", rate, "stages.instruct.fraction=0.25", "stages.instruct.steps=1000"]
+    assert run(arguments) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "rate of vision: 2e-05, times 0.5 per block towards the input; constant after a warm-up of 10 %" in printed
+    assert "rate of the others: cosine after a warm-up of 3 %" in printed
+    assert "data: 25 % of the rows, 250 of 1,000 steps" in printed
+    for place in ("vision 22 vision 12,596,224 12,596,224 12,596,224 2e-05", "12,596,224 1e-05 vision 22"):
+        assert place in printed
+    assert "12,596,224 12,596,224 never reached" in printed
+    plan = yarbus_json(*arguments)[1]
+    assert plan["learning_rate"]["vision"]["block_decay"] == 0.5 and plan["learning_rate"]["language"] == 2e-5
+    rates = {row["block"]: row["learning_rate"] for row in plan["rows"] if row["group"] == "vision" and row["trained"]}
+    assert rates[22] == 2e-5 and rates[0] == 2e-5 * 0.5**22 and rates[None] == 2e-5 * 0.5**23
 
 
 def test_conflict_by_hand_trains_what_comes_before_and_prints_advice_and_table(experiment, tmp_path, capsys):
@@ -246,6 +268,11 @@ BAD = {
         lambda t, e, r: ["plan", str(e), "stages.instruct.train.vision={method: covft, last_block: 3}"],
         2,
         "executes blocks 0 to 2",
+    ),
+    "decay without blocks": (
+        lambda t, e, r: ["plan", str(e), "stages.align.learning_rate.projector.block_decay=0.9"],
+        2,
+        "learning_rate.projector.block_decay",
     ),
     "rate missing": (lambda t, e, r: ["plan", str(e), "stages.align.train.language=full"], 2, "learning_rate.language"),
     "unknown model": (lambda t, e, r: ["train", str(e), f"model.base={t}/nothing", "--run", f"{t}/run"], 2, "nothing"),

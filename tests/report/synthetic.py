@@ -1,6 +1,6 @@
 """Made-up records of a comparison, by seed: what ``studies`` would have written, without a model.
 
-``python -m tests.report.synthetic FOLDER`` writes one and draws its page, to be looked at.
+``python -m tests.report.synthetic FOLDER`` writes one of few variants and one of many, and draws their pages.
 """
 
 import json
@@ -20,6 +20,8 @@ QUESTIONS = {
     "exist": ("Is there a {digit} in the picture?", "yes"),
     "colour": ("What colour is the {digit}?", "{colour}"),
     "caption": ("Describe the picture.", "a {colour} {digit} at the top left of a picture"),
+    "size": ("How large is the {digit}?", "small"),
+    "lean": ("Which way does the {digit} lean?", "left"),
 }
 
 
@@ -46,9 +48,20 @@ def _metrics(steps: int, start: float, end: float, random: np.random.Generator, 
     for step in range(10, steps + 1, 10):
         loss = end + (start - end) * exp(-4 * step / steps) + 0.04 * random.standard_normal()
         rate = {"learning_rate_projector": 1e-3}
-        rows.append({"step": step, "loss": loss, **rate, "wall_seconds": seconds * step / steps, "tokens": 900})
+        times = {"wall_seconds": seconds * step / steps, "peak_bytes": round(2e9 + 1e7 * seconds)}
+        rows.append({"step": step, "loss": loss, **rate, **times, "tokens": 900})
     rows.append({"event": "end"})
     return rows
+
+
+def _plan(method: str, trained: int) -> list[dict]:
+    """plan.json: one row for the tower, one for the rest."""
+    row = {"block": None, "group": "vision", "parameters": 400_000, "declared": trained, "trained": trained * 9 // 10}
+    rest = {"place": "language", "block": None, "method": "full", "group": "language"} | dict.fromkeys(
+        ("parameters", "declared", "trained"), 1_000_000
+    )
+    rates = {"vision": 5e-4, "language": 1e-3} if trained else {"language": 1e-3}
+    return [{"stage": "instruct", "rows": [{"place": "vision", "method": method, **row}, rest], "learning_rate": rates}]
 
 
 def write_evaluation(run: Path, benchmark: str, rows: list[dict], chance: float | None) -> None:
@@ -72,15 +85,19 @@ def write_run(
 ) -> None:
     """One run folder. Scenes and questions depend on nothing; answers on skill and seed."""
     run.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng([seed, round(1000 * skill)])
+    random = np.random.default_rng([seed, 10_000 + round(1000 * skill)] if skill < 0 else [seed, round(1000 * skill)])
+    method = run.name.split("-")[0]
     (run / "recipe.yaml").write_text(
-        f"stages: {{instruct: {{steps: 600}}}}\nevaluation: {[f'tinyworld/{task}' for task in tasks]}\nseed: 0\n"
+        f"stages: {{instruct: {{steps: 600, train: {{vision: {{method: {method}}}}}}}}}\n"
+        f"evaluation: {[f'tinyworld/{task}' for task in tasks]}\nseed: 0\n"
     )
     _write(
         run / "environment.json",
-        {"python": "3.11.9", "packages": {"torch": "2.13.0", "transformers": "5.23.0"}, "cpus": 2},
+        {"python": "3.11.9", "packages": {"torch": "2.13.0", "transformers": "5.23.0"}, "machine": {"threads": 1}},
     )
-    _lines(run / "stages" / "instruct" / "metrics.jsonl", _metrics(steps, 3.2, 0.55 - skill, random, 83))
+    _write(run / "plan.json", _plan(method, 0 if method == "frozen" else round(9e5 * (skill + 0.4))))
+    curve = _metrics(steps, 3.2, 0.55 - skill, random, 83 * (1 + 4 * skill))
+    _lines(run / "stages" / "instruct" / "metrics.jsonl", curve)
     for number, (task, chance) in enumerate(tasks.items()):
         rows = []
         for scene in range(num_scenes):
@@ -119,7 +136,7 @@ def write_comparison(
         for seed in seeds:
             name = f"{variant}-seed{seed}"
             write_run(folder / name, folder / "pictures", skill=skill, seed=seed, num_scenes=num_scenes, tasks=tasks)
-            runs[name] = {"variant": variant, "seed": seed, "folder": name}
+            runs[name] = {"variant": variant, "seed": seed, "folder": name, "jobs": 2}
     random = np.random.default_rng(1)
     _lines(folder / "align-0a1b2c3d" / "stages" / "align" / "metrics.jsonl", _metrics(250, 4.6, 1.8, random, 17))
     _write(
@@ -137,7 +154,18 @@ def write_comparison(
     return folder
 
 
+MANY_TASKS = TASKS | {"size": 1 / 3, "lean": 1 / 3}
+MANY = {
+    "frozen": 0.0, "full": 0.05, "bitfit": 0.01, "layernorm": 0.02, "lora-rank-64": 0.045, "vpt": -0.04, "svpt": -0.02,
+    "qavit": 0.03, "covft": 0.06, "covft-merged-num_experts-8": 0.055, "covft-text": 0.025,
+    "covft-sparse-top_k-2": 0.04,
+}  # fmt: skip
+"""As many variants and tasks as the papers' tables have."""
+
+
 if __name__ == "__main__":
     from yarbus.report.html import write_report
 
-    print(write_report(write_comparison(Path(sys.argv[1]), num_scenes=400, seeds=(0, 1))))
+    for name, skills, tasks in (("few", SKILL, TASKS), ("many", MANY, MANY_TASKS)):
+        folder = write_comparison(Path(sys.argv[1]) / name, skills=skills, tasks=tasks, num_scenes=400, seeds=(0, 1))
+        print(write_report(folder))

@@ -74,3 +74,24 @@ def test_a_damaged_digest_is_named(study, tmp_path, damage):
     write_json(tmp_path / "digest.json", {**record, **damage})
     with pytest.raises(CheckpointError, match=r"digest\.json"):
         read_digest(tmp_path)
+
+
+def test_a_digest_that_knows_no_p_no_costs_and_no_alignment_is_still_read_and_drawn(study, tmp_path):
+    record = read_json(study[0] / "digest.json")
+    for one in record["summary"]["contrasts"]:
+        del one["p_holm"], one["difference"]["p"]
+    del record["costs"], record["alignment"]
+    folder = tmp_path / "old"
+    shutil.copytree(study[0], folder)
+    write_json(folder / "digest.json", record)
+    digest = stored_digest(folder)
+    assert digest.costs == [] and digest.summary.contrasts[0].p_holm is None
+    page = write_report(folder).read_text()
+    assert "minus full" in page and "p, corrected" not in page and "without-one-task" in page
+    assert 'id="costs"' not in page and "p values are two-sided" not in page
+
+
+def test_costs_and_what_was_checked_go_with_a_digest(study):
+    digest = stored_digest(study[0])
+    assert [one.variant for one in digest.costs] == digest.variants and digest.alignment == {}
+    assert 'id="costs"' in write_report(study[0]).read_text()

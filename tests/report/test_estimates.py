@@ -10,6 +10,7 @@ from yarbus.report.estimates import (
     listed,
     number,
     over_seeds,
+    percent,
     ranges,
     rounded,
     scaled,
@@ -58,3 +59,17 @@ def test_counts_and_lists_read_as_english():
     assert [several(n, "block") for n in (0, 1, 2)] == ["no block", "1 block", "2 blocks"]
     assert listed(["a"]) == "a" and listed(["a", "b", "c"]) == "a, b and c"
     assert ranges([5, 0, 1, 2]) == "0 to 2, 5"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "sign", "text"),
+    [
+        (0.7125, False, "71.2"),
+        (0.021, True, "+2.1"),
+        (-0.0213, True, "−2.1"),
+        (-0.0001, True, "0.0"),
+        (1, False, "100.0"),
+    ],
+)
+def test_percent_has_one_decimal_and_no_signed_zero(fraction, sign, text):
+    assert percent(fraction, sign) == text

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yarbus.report.intervals import Difference, bootstrap_mean, paired_bootstrap, wilson
+from yarbus.report.intervals import Difference, bootstrap_mean, holm, paired_bootstrap, wilson
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_tasks_weigh_the_same_whatever_their_sizes():
 
 def test_equal_models_differ_by_nothing():
     a, _, groups = questions()
-    assert paired_bootstrap(a, a, groups) == Difference(0.0, 0.0, 0.0)
+    assert paired_bootstrap(a, a, groups) == Difference(0.0, 0.0, 0.0, p=1.0)
     assert paired_bootstrap(a, a, groups).includes_zero
 
 
@@ -126,3 +126,60 @@ def test_the_same_seed_draws_the_same_interval_and_another_seed_another():
 def test_values_that_are_not_paired_are_refused(a, b, groups):
     with pytest.raises(ValueError):
         paired_bootstrap(a, b, groups)
+
+
+def test_p_is_twice_the_share_of_draws_on_the_rarer_side_and_never_0():
+    a, b, groups = questions(effect=0.0)
+    found = paired_bootstrap(a, b, groups, seed=3, draws=200)
+    random = np.random.default_rng(3)
+    times = random.multinomial(60, [1 / 60] * 60, size=200)
+    scenes = np.subtract(a, b).reshape(60, -1).mean(axis=1)
+    means = (times @ scenes / 60).round(12)
+    assert found.p == min(1.0, 2 * (min((means <= 0).sum(), (means >= 0).sum()) + 1) / 201)
+    sure = paired_bootstrap([1.0] * 50, [0.0] * 50, None, draws=400)
+    assert sure.p == 2 / 401
+
+
+def test_p_is_below_the_level_where_the_interval_leaves_0_out():
+    for effect in (0.0, 0.05, 0.1, 0.2):
+        a, b, groups = questions(effect=effect, seed=4)
+        found = paired_bootstrap(a, b, groups)
+        assert (found.p < 0.05) != found.includes_zero
+
+
+def test_exchanging_the_two_changes_signs_and_not_p():
+    a, b, groups = questions()
+    one, other = paired_bootstrap(a, b, groups), paired_bootstrap(b, a, groups)
+    assert (one.mean, one.p) == (-other.mean, other.p)
+
+
+def test_what_cancels_is_0_and_not_what_rounding_leaves():
+    tasks = ["a", "b", "c"] * 10
+    found = paired_bootstrap([0.1, 0.2, 0.3] * 10, [0.2, 0.3, 0.1] * 10, [0] * 30, tasks=tasks)
+    assert found.includes_zero and found.p == 1.0
+
+
+def test_with_several_seeds_luck_alone_seldom_looks_like_a_difference():
+    random, false_claims = np.random.default_rng(0), 0
+    for _ in range(60):
+        ease, luck = random.uniform(0.3, 0.9, 100), random.normal(0, 0.03, 3)
+        a = (random.random((3, 100)) < ease + luck[:, None]).ravel().astype(float).tolist()
+        b = (random.random((3, 100)) < ease).ravel().astype(float).tolist()
+        seeds, groups = np.arange(3).repeat(100).tolist(), list(range(100)) * 3
+        false_claims += paired_bootstrap(a, b, groups, draws=300, seeds=seeds).p < 0.05
+    assert false_claims <= 3
+
+
+def test_holm_gives_the_values_of_its_definition():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_never_lowers_a_p_value_keeps_their_order_and_counts_the_smallest_against_all(values):
+    found = holm(values)
+    assert all(1 >= high >= low for high, low in zip(found, values, strict=True))
+    order = sorted(range(len(values)), key=values.__getitem__)
+    assert [found[i] for i in order] == sorted(found)
+    assert found[order[0]] == pytest.approx(min(1.0, len(values) * values[order[0]]))

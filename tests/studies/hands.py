@@ -40,6 +40,11 @@ def pretend(work: Work) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def count_threads(work: Work) -> None:
+    """Writes down how many threads a worker was given, and how many its libraries will take."""
+    (work.run.parent / "threads").write_text(f"{work.threads} {os.environ['OMP_NUM_THREADS']}")
+
+
 if __name__ == "__main__":
     workers.do = pretend
     workers.work_off([work(Path(sys.argv[1]), "slow")], {}, 1, False)

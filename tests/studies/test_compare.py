@@ -48,6 +48,17 @@ def test_every_variant_and_seed_has_a_run_that_began_from_the_same_adapter(compa
     assert len(shas) == 4
 
 
+def test_the_record_holds_what_was_found_and_how_many_runs_shared_the_machine(comparison):
+    record = read_json(comparison / "comparison.json")
+    results = record["results"]
+    assert {one["reference"] for one in results["differences"]} == {"frozen"}
+    assert {run["jobs"] for run in record["runs"].values()} == {2}
+    full = {one["variant"]: one for one in results["costs"]}["covft"]
+    assert full["vision_trained"] and full["step_seconds"] and (full["jobs"], full["threads"]) == ([2], [1])
+    page = (comparison / "report" / "index.html").read_text()
+    assert "Measured while 2 runs shared the machine, with 1 thread each." in page
+
+
 def test_the_report_and_its_record_name_the_command(comparison):
     page = (comparison / "report" / "index.html").read_text()
     assert "covft" in page and "yarbus.compare" in page
@@ -66,7 +77,8 @@ def no_work(monkeypatch):
 @pytest.mark.parametrize("free", [{}, {"stages.instruct.checkpoint_every": 1, "stages.align.log_every": 2}])
 def test_a_second_call_repeats_nothing(free, comparison, experiment, no_work):
     before = {path: path.read_bytes() for path in comparison.rglob("*") if path.is_file() and path.parent != comparison}
-    yarbus.compare(load_recipe(experiment, free), seeds=2, folder=comparison, jobs=2, progress=False)
+    yarbus.compare(load_recipe(experiment, free), seeds=2, folder=comparison, jobs=1, progress=False)
+    assert read_json(comparison / "comparison.json")["runs"]["frozen-seed0"]["jobs"] == 2  # as it was when it ran
     changed = {path for path, content in before.items() if path.read_bytes() != content}
     assert changed <= {comparison / "report" / "index.html"}
 
@@ -86,7 +98,7 @@ def test_lost_replies_are_asked_again_and_finished_training_is_kept(comparison, 
     assert adapter.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("change", [{"stages.instruct.steps": 3}, {"compare.variants.frozen": {"seed": 4}}])
+@pytest.mark.parametrize("change", [{"stages.instruct.steps": 3}, {"seed": 4}])
 def test_another_comparison_in_the_folder_is_refused_and_its_record_kept(change, comparison, experiment):
     before = (comparison / "comparison.json").read_bytes()
     with pytest.raises(ConfigError, match="another folder"):
@@ -140,6 +152,11 @@ def test_an_error_in_a_worker_arrives_as_the_error_it_is(experiment, tmp_path):
         ({"variants": []}, "no variant"),
         ({"seeds": 0}, "seeds is 0"),
         ({"variants": {"a": {"stages.instruct.train.visoin": "full"}}}, "visoin"),
+        (
+            {"variants": {"a": {"stages.instruct.steps": 3}, "b": {}}},
+            r"differ in stages.instruct.steps - .* 3 \(a\)",
+        ),
+        ({"variants": {"a": {"stages.instruct.train.head": "carpet"}}}, r"'a-seed0': stage 'instruct': .*carpet"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(arguments, message, experiment, tmp_path):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.studies.hands import pid_of, pretend, work
+from tests.studies.hands import count_threads, pid_of, pretend, work
 from yarbus.core.errors import CheckpointError, DataError
 from yarbus.studies import workers
 
@@ -48,3 +48,26 @@ def test_workers_end_with_the_parent_however_it_is_ended(number, code, tmp_path)
     finally:
         parent.kill()
     assert ends(pid)
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, 8), (2, 4), (3, 2), (8, 1), (20, 1)])
+def test_runs_share_out_the_cores(jobs, threads, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    assert workers.threads_of(jobs) == threads
+
+
+def test_runs_that_would_share_an_accelerator_come_one_after_the_other(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    for is_there, jobs in ((False, 3), (True, 1)):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda there=is_there: there)
+        assert workers.default_jobs(3) == jobs
+
+
+def test_a_worker_has_its_share_of_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 6)
+    monkeypatch.setattr(workers, "do", count_threads)
+    workers.work_off([work(tmp_path, "counting")], {}, 2, False)
+    assert (tmp_path / "threads").read_text() == "3 3"
+    assert os.environ.get("OMP_NUM_THREADS") != "3"

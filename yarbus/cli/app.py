@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from yarbus.cli.compare import compare
 from yarbus.cli.conflict import conflict
 from yarbus.cli.evaluate import evaluate
 from yarbus.cli.list import list_entries
@@ -21,6 +22,7 @@ VERBS = {
     "plan": plan,
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "conflict": conflict,
     "report": report,
     "list": list_entries,

@@ -35,7 +35,7 @@ def conflict(
         typer.Option(help="Adapter the stage begins from, or 'base'; the stages before are trained if left out."),
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the study goes; conflicts/NAME if left out.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Short runs at a time, one thread each.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Short runs at a time; they share out the cores.")] = None,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ def quickstart(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the last stage.")] = None,
     recipe: Annotated[str, typer.Option(help="Recipe that names the variants.")] = RECIPE,
     folder: Annotated[Path | None, typer.Option(help="Where the runs go.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time, one thread each.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; they share out the cores.")] = None,
     json: Json = False,
 ) -> None:
     """Train, evaluate, compare and diagnose ways to tune a vision tower, on pictures that come with the package."""
@@ -79,7 +79,7 @@ def _announce(recipe, variants: list[str] | None, seeds: int, folder: Path) -> N
     last = list(recipe.stages)[-1]
     runs = len(shown) * seeds
     stage = recipe.stages[last]
-    length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs"
+    length = f"{stage.num_steps} steps" if stage.num_steps else f"{stage.epochs:g} epochs"
     print(
         f"{recipe.name}: {', '.join(shown)}; {length} of {stage.batch}, {runs} {'run' if runs == 1 else 'runs'}, "
         f"in {folder}",

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from yarbus.core.errors import CheckpointError
+from yarbus.core.recipe import scaled_steps
 from yarbus.core.records import read_record
+from yarbus.report.cells import Cell, Line
+from yarbus.report.contrasts import Contrast
+from yarbus.report.costs import Cost, costs_of
 from yarbus.report.dots import difference_parts
 from yarbus.report.estimates import number
 from yarbus.report.figure import Origin, show
@@ -18,7 +22,7 @@ from yarbus.report.made import machine_of
 from yarbus.report.markup import Markup, join, tag
 from yarbus.report.runs import Comparison, Row, read_comparison
 from yarbus.report.scores import score_table
-from yarbus.report.summary import Cell, Contrast, Line, Summary, summarise
+from yarbus.report.summary import Summary, summarise
 
 FILE = "digest.json"
 
@@ -38,12 +42,18 @@ class Digest:
     note: str | None
     advice: Row | None
     summary: Summary
+    costs: list[Cost]
+    """Empty in records older than them."""
+    alignment: Row
 
 
 def _steps(comparison: Comparison) -> dict[str, int]:
     """Steps of every stage: the last one logged, else what the recipe says."""
-    stages = (comparison.recipe or {}).get("stages") or {}
-    found = {name: int(steps) for name, stage in stages.items() if (steps := number((stage or {}).get("steps")))}
+    found: dict[str, int] = {}
+    for name, stage in ((comparison.recipe or {}).get("stages") or {}).items():
+        said = number((stage or {}).get("steps"))
+        steps = None if said is None else scaled_steps(int(said), number(stage.get("fraction")) or 1.0)
+        found |= {name: steps} if steps else {}
     for run in [*comparison.shared, *comparison.runs]:
         for stage, lines in run.curves.items():
             logged = [int(step) for line in lines if (step := number(line.get("step")))]
@@ -68,6 +78,8 @@ def digest_of(comparison: Comparison) -> dict[str, Any]:
         "note": comparison.note,
         "advice": comparison.conflict.get("advice"),
         "summary": asdict(summarise(comparison)),
+        "costs": [asdict(one) for one in costs_of(comparison)],
+        "alignment": comparison.alignment,
     }
 
 
@@ -102,6 +114,8 @@ def digest_from(record: Row, where: Path) -> Digest:
             note=record["note"],
             advice=record["advice"],
             summary=_summary(record["summary"]),
+            costs=[Cost(**one) for one in record.get("costs") or []],
+            alignment=record.get("alignment") or {},
         )
     except (KeyError, TypeError, AttributeError) as error:
         why, fix = f"no digest: {type(error).__name__} {error}", "write it again with digest_of"

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
-from yarbus.report.estimates import Estimate
+from yarbus.report.cells import MEAN
+from yarbus.report.contrasts import NUMBERS, Contrast
+from yarbus.report.estimates import Estimate, percent
 from yarbus.report.figure import Figure, Origin, show, show_all
 from yarbus.report.look import Look, ticks
 from yarbus.report.markup import Markup, join, tag
 from yarbus.report.strips import Group, Strip, axis_labels, strips
-from yarbus.report.summary import MEAN, REFERENCES, Contrast, Summary, percent
+from yarbus.report.summary import Summary
 
 HOW = "Right of zero is better; dots are paired differences, whiskers 95 % intervals."
 
@@ -50,10 +52,8 @@ def difference_figure(summary: Summary, reference: str, look: Look, tasks: Seque
         reading=reading,
         how=HOW,
         body=strips(groups, look, marks, labels, "points"),
-        header=["task", "reference", "variant", "difference", "low", "high"],
-        rows=[
-            [c.task, c.reference, c.variant, c.difference.mean, c.difference.low, c.difference.high] for c in contrasts
-        ],
+        header=["task", "reference", "variant", *NUMBERS],
+        rows=[[c.task, c.reference, c.variant, *c.numbers] for c in contrasts],
     )
 
 
@@ -61,7 +61,7 @@ def difference_figures(summary: Summary, look: Look, tasks: Sequence[str] | None
     """One figure for each reference that takes part."""
     known = [
         name
-        for name in REFERENCES
+        for name in summary.references
         if any(c.reference == name and (tasks is None or c.task in tasks) for c in summary.contrasts)
     ]
     return [difference_figure(summary, reference, look, tasks) for reference in known]

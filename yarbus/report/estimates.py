@@ -80,6 +80,11 @@ def decimal(value: int | float, digits: int = 2, sign: bool = False) -> str:
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else f"{0:.{digits}f}"
 
 
+def percent(fraction: int | float, sign: bool = False) -> str:
+    """``0.7125`` as ``71.2``: the only place where fractions become percent."""
+    return decimal(100 * fraction, 1, sign)
+
+
 def rounded(value: int | float) -> str:
     """A whole number as it is, for a count stays a count; else two decimals, three below a tenth."""
     return decimal(value, 0 if float(value).is_integer() else 2 if abs(value) >= 0.1 else 3)
@@ -108,9 +113,9 @@ def first_of(seeds: Sequence[object]) -> str:
     return f"Drawn from the first of {len(seeds)} seeds. " if len(seeds) > 1 else ""
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], word: str = "and") -> str:
     """``a``, ``a and b``, ``a, b and c``."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
 def ranges(blocks: list[int]) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from yarbus.report.answers import answers_of
 from yarbus.report.look import Look
 from yarbus.report.markup import Markup, join, tag
 from yarbus.report.runs import Comparison, Row
-from yarbus.report.summary import answers_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 TINY_PX = 160

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from yarbus.core.records import make_folder, write_text
 from yarbus.report.advice import advice_card, advice_figure, advice_sentences
+from yarbus.report.aligned import besides, checked
+from yarbus.report.comparing import comparing_sections
 from yarbus.report.conflict import (
     conflict_page,
     conflict_sections,
@@ -12,30 +14,35 @@ from yarbus.report.conflict import (
     missing_parts,
     origin_of,
 )
+from yarbus.report.contrasts import BUDGET, LEAST_DRAWS, MOST_DRAWS
+from yarbus.report.costs import costs_of
 from yarbus.report.curves import curve_figure, curves
 from yarbus.report.diagnosis import diagnosis_sections, is_about_runs, missing_diagnosis
 from yarbus.report.digest import Digest, beside, read_digest, stored_digest
 from yarbus.report.document import Section, document, header
-from yarbus.report.dots import difference_parts
 from yarbus.report.figure import Origin, show, show_all
 from yarbus.report.gallery import gallery
 from yarbus.report.look import Look
 from yarbus.report.made import made, place_of
 from yarbus.report.markup import Markup, join, tag
-from yarbus.report.runs import Comparison, find_folder, is_conflict, read_comparison, read_conflict
+from yarbus.report.runs import Comparison, Row, find_folder, is_conflict, read_comparison, read_conflict
 from yarbus.report.scores import other_metrics, score_table
 from yarbus.report.summary import Summary, summarise
 from yarbus.report.thumbnails import Album
 
 STATISTICS = (
     "Intervals of one task are Wilson's; with several training seeds accuracies are averaged and every question counts "
-    "once. Intervals of means and differences are percentile bootstraps of 2,000 draws: scenes are drawn with "
+    "once. Intervals of means and differences are percentile bootstraps of at least 2,000 draws: scenes are drawn with "
     "replacement with all their questions, training seeds likewise where there are several; differences pair the "
     "same question under the same seed. A question that failed counts as wrong."
 )
+P_VALUES = (
+    f"Differences take {MOST_DRAWS:,} draws; where there are more than {BUDGET // MOST_DRAWS:,} scenes, fewer, down to "
+    f"{LEAST_DRAWS:,}. Their p values are two-sided, from these draws, and so never below {2 / (MOST_DRAWS + 1):.4f}; "
+    "Holm's correction counts all variants that are compared with one reference on the mean, and all variants times "
+    "tasks where tasks are shown one by one."
+)
 
-MANY = 5
-"""Of more variants than this the differences by task lie one click away."""
 NO_CONFLICT = "conflict by depth and task: needs yarbus conflict RECIPE"
 
 
@@ -102,11 +109,19 @@ def _study_beside(comparison: Comparison) -> tuple[Digest | None, list[str]]:
     return digest, []
 
 
+def _statistics(summary: Summary, alignment: Row) -> list[str]:
+    """How intervals and p values were made, and what of the variants was checked to be the same."""
+    has_p = any(one.difference.p is not None for one in summary.contrasts)
+    return [STATISTICS, *([P_VALUES] if has_p else []), *filter(None, [checked(alignment)])]
+
+
 def page(comparison: Comparison) -> str:
     """The whole document of runs or a comparison."""
     summary, drawn = summarise(comparison), curves(comparison)
     kept = None if summary.lines else stored_digest(comparison.folder)
     summary = summary if kept is None else kept.summary
+    costs = costs_of(comparison) if kept is None else kept.costs
+    alignment = comparison.alignment if kept is None else kept.alignment
     study, missing = _study_beside(comparison)
     look = Look(list(dict.fromkeys([*comparison.variants, *(study.variants if study else [])])))
     origin = Origin(name=comparison.name, command=_command(comparison))
@@ -115,10 +130,7 @@ def page(comparison: Comparison) -> str:
     replies = tag("p", "This folder holds the numbers of a study without its replies.", class_="quiet")
     sections = [
         Section(title="Scores", content=_scores(comparison, summary, look, origin)),
-        Section(
-            title="Differences",
-            content=difference_parts(summary, look, origin, is_short=len(comparison.variants) > MANY),
-        ),
+        *comparing_sections(summary, comparison.variants, costs, look, origin),
         _conflict(comparison),
         *diagnosis_sections(comparison.runs, look, origin, album),
         Section(title="A longer study, for comparison", content=beside(study, look) if study else Markup("")),
@@ -134,14 +146,15 @@ def page(comparison: Comparison) -> str:
             content=made(
                 command=origin.command,
                 folder=comparison.folder,
-                statistics=STATISTICS,
+                statistics=" ".join(_statistics(summary, alignment)),
                 environments=[run.environment for run in comparison.runs],
                 recipe=comparison.recipe,
                 note=comparison.note,
             ),
         ),
     ]
-    details = tag("ul", *(tag("li", sentence) for sentence in summary.details)) if summary.details else ""
+    sentences = [*summary.details, *filter(None, [besides(alignment)])]
+    details = tag("ul", *(tag("li", sentence) for sentence in sentences)) if sentences else ""
     head = header(comparison.name, summary.headline, details, *_warnings(summary), _facts(comparison, summary))
     return document(comparison.name, head, sections, album.style())
 

@@ -1,13 +1,16 @@
-"""How far a number can be trusted: Wilson intervals and paired cluster bootstrap.
+"""How far a number can be trusted: Wilson intervals, paired cluster bootstrap, p values and their correction.
 
 Questions about one scene share its picture, so they are drawn together (a *group*). Training seeds
 are a second source of chance: every seed answers the same scenes, the two are crossed, and so seeds
-and scenes are drawn independently of each other (Owen 2007, "The pigeonhole bootstrap").
+and scenes are drawn independently of each other (Owen 2007, "The pigeonhole bootstrap"). Crossed
+draws are cautious: with several seeds, luck alone looks like a difference less often than p says.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +34,8 @@ class Difference:
     mean: float
     low: float
     high: float
+    p: float | None = None
+    """Two-sided, from the same draws and never below 2 / (draws + 1); None in records older than it."""
 
     @property
     def includes_zero(self) -> bool:
@@ -66,6 +71,43 @@ def _codes(labels: Sequence[Hashable] | None, count: int) -> tuple[NDArray[np.in
     return np.array([index.setdefault(label, len(index)) for label in labels], dtype=np.int64), len(index)
 
 
+def holm(values: Sequence[float]) -> list[float]:
+    """p values of one family, corrected so that the chance of any false claim among them stays below the level.
+
+    Holm 1979: the smallest counts as often as the family is large, the next one time less, none less than one before.
+    """
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    corrected, highest = [1.0] * len(values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def _two_sided(means: NDArray[np.float64]) -> float:
+    """Twice the rarer side's share of the draws, 0 counted on both; one draw more than seen, so that none is 0."""
+    rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (len(means) + 1))
+
+
+Draw = tuple[NDArray[Any], NDArray[np.int64]]
+"""How often each group and each seed was drawn: ``[draws, groups]`` and ``[draws, seeds]``."""
+
+
+@lru_cache(maxsize=2)
+def _drawn(seed: int, draws: int, num_groups: int, num_runs: int) -> tuple[Draw, ...]:
+    """The draws in parts that bound memory. All differences between variants on one task take the same ones."""
+    generator = np.random.default_rng(seed)
+    size, parts = max(1, min(draws, 2_000_000 // num_groups)), []
+    kind = np.uint8 if num_groups < 256 else np.uint16 if num_groups < 65_536 else np.uint32
+    for start in range(0, draws, size):
+        number = min(size, draws - start)
+        of_group = generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=number).astype(kind)
+        of_run = generator.multinomial(max(1, num_runs - 1), np.full(num_runs, 1 / num_runs), size=number)
+        parts.append((of_group, of_run))
+    return tuple(parts)
+
+
 def paired_bootstrap(
     a: Sequence[int | float],
     b: Sequence[int | float],
@@ -76,7 +118,7 @@ def paired_bootstrap(
     seeds: Sequence[Hashable] | None = None,
     tasks: Sequence[Hashable] | None = None,
 ) -> Difference:
-    """Mean of ``a - b`` with a 95 % percentile interval; entry i of both is the same question under the same seed.
+    """Mean of ``a - b`` with a 95 % percentile interval and a p value; entry i of both is one question under one seed.
 
     ``groups`` (scenes) are drawn with replacement, all their questions together; None draws questions.
     ``seeds`` names the training seed of each entry: S seeds are redrawn S - 1 at a time, which makes the
@@ -98,22 +140,18 @@ def paired_bootstrap(
     np.add.at(counts, (group, run, task), 1.0)
     mean = float((totals.sum((0, 1)) / counts.sum((0, 1))).mean())
 
-    generator = np.random.default_rng(seed)
     flat_totals, flat_counts = totals.reshape(num_groups, -1), counts.reshape(num_groups, -1)
-    chunk = max(1, min(draws, 2_000_000 // num_groups))  # bounds memory at many questions without a group
     means = []
-    for start in range(0, draws, chunk):
-        size = min(chunk, draws - start)
-        of_group = generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=size)
-        of_run = generator.multinomial(max(1, num_runs - 1), np.full(num_runs, 1 / num_runs), size=size)
-        shape = (size, num_runs, num_tasks)
-        drawn = ((of_group @ flat_totals).reshape(shape) * of_run[..., None]).sum(1)
-        number = ((of_group @ flat_counts).reshape(shape) * of_run[..., None]).sum(1)
+    for of_group, of_run in _drawn(seed, draws, num_groups, num_runs):
+        times, shape = of_group.astype(float), (len(of_group), num_runs, num_tasks)
+        drawn = ((times @ flat_totals).reshape(shape) * of_run[..., None]).sum(1)
+        number = ((times @ flat_counts).reshape(shape) * of_run[..., None]).sum(1)
         seen = number > 0
         per_task = np.divide(drawn, number, out=np.zeros_like(drawn), where=seen)
         means.append((per_task.sum(1) / np.maximum(seen.sum(1), 1))[seen.any(1)])
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return Difference(mean, float(low), float(high))
+    drawn_means = np.concatenate(means).round(12)  # what cancels is 0, and not what rounding leaves of it
+    low, high = np.quantile(drawn_means, [0.025, 0.975])
+    return Difference(mean, float(low), float(high), _two_sided(drawn_means))
 
 
 def bootstrap_mean(

@@ -50,6 +50,8 @@ class Run:
     """Records of ``analysis/`` by name: what was asked of the trained model."""
     routing: dict[str, list[Row]] = field(default_factory=dict)
     """Lines of routing.jsonl by stage: routing while training."""
+    jobs: int | None = None
+    """How many runs shared the machine while this one trained."""
 
     @property
     def final_evaluations(self) -> list[Evaluation]:
@@ -79,6 +81,8 @@ class Comparison:
     """conflict.json of the folder; empty if there is none."""
     beside: str | None = None
     """Folder of another study, to be shown for comparison."""
+    alignment: Row = field(default_factory=dict)
+    """What the variants differ in, and what of the rest was checked."""
 
     def runs_of(self, variant: str) -> list[Run]:
         """The runs of one variant, by seed."""
@@ -193,10 +197,11 @@ def read_comparison(folder: Path | list[Path]) -> Comparison:
             why=f"no '{missing[0]}' in it",
             fix="run the comparison again; finished runs are kept",
         )
+    places = {folder / entry.get("folder", name): entry for name, entry in record["runs"].items()}
     runs = [
-        read_run(folder / entry.get("folder", name), entry["variant"], int(entry["seed"]))
-        for name, entry in record["runs"].items()
-        if (folder / entry.get("folder", name)).is_dir()
+        replace(read_run(place, entry["variant"], int(entry["seed"])), jobs=entry.get("jobs"))
+        for place, entry in places.items()
+        if place.is_dir()
     ]
     return Comparison(
         name=folder.resolve().name,
@@ -211,6 +216,7 @@ def read_comparison(folder: Path | list[Path]) -> Comparison:
         note=record.get("note"),
         conflict=_read(folder / "conflict.json"),
         beside=record.get("beside"),
+        alignment=record.get("alignment") or {},
     )
 
 

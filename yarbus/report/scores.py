@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 
+from yarbus.report.cells import Cell, Line, sizes
+from yarbus.report.estimates import percent
 from yarbus.report.figure import Figure, caption
 from yarbus.report.look import Look
 from yarbus.report.markup import Markup, tag
 from yarbus.report.runs import Comparison
-from yarbus.report.summary import MEAN, REFERENCES, Cell, Line, Summary, percent
+from yarbus.report.summary import Summary
 
 TITLE = "Accuracy in percent"
 MANY = 5
-"""More variants than this stand closer together."""
+"""More columns than this stand closer together."""
+WIDE = 7
+"""More variants than this stand below each other."""
 
 
 def _number(cell: Cell | None) -> Markup:
@@ -26,25 +30,60 @@ def _score_row(line: Line, variants: Sequence[str]) -> Markup:
 
 
 def _difference_rows(summary: Summary, variants: Sequence[str]) -> list[Markup]:
-    """The mean's paired differences to each reference that takes part."""
-    total = summary.mean.task if summary.mean else summary.lines[0].task if summary.lines else MEAN
+    """The mean's paired differences to each reference."""
     rows = []
-    for reference in REFERENCES:
-        found = {variant: summary.contrast(total, reference, variant) for variant in variants}
-        if not any(found.values()):
-            continue
+    for reference in summary.references:
+        assert summary.total is not None, "a difference is of some task"
         cells = []
-        for contrast in found.values():
-            if contrast is None:
+        for variant in variants:
+            found = summary.contrast(summary.total.task, reference, variant)
+            if found is None:
                 cells.append(tag("td", tag("span", "\N{EN DASH}", class_="quiet")))
                 continue
-            d = contrast.difference
+            d = found.difference
             interval = tag("small", f"{percent(d.low, True)} to {percent(d.high, True)}")
             cells.append(tag("td", percent(d.mean, True), interval, class_="open" if d.includes_zero else None))
         rows.append(
             tag("tr", tag("th", f"minus {reference}", scope="row"), tag("td", class_="chance"), *cells, class_="minus")
         )
     return rows
+
+
+def _by_task(summary: Summary, variants: Sequence[str], look: Look) -> Markup:
+    """A row for each task; a column for each variant."""
+    head = tag(
+        "tr",
+        tag("th", "task", scope="col"),
+        tag("th", "chance", scope="col", class_="chance"),
+        *(tag("th", look.marker(variant), " ", variant, scope="col") for variant in variants),
+    )
+    feet = [_score_row(summary.mean, variants)] if summary.mean is not None else []
+    feet += _difference_rows(summary, variants)
+    return tag(
+        "table",
+        tag("thead", head),
+        tag("tbody", *(_score_row(line, variants) for line in summary.lines)),
+        tag("tfoot", *feet) if feet else "",
+        class_="scores many" if len(variants) > MANY else "scores",
+    )
+
+
+def _by_variant(summary: Summary, variants: Sequence[str], look: Look) -> Markup:
+    """A row for each variant; a column for each task and the mean. Differences have a table of their own."""
+    lines = [*summary.lines, *([summary.mean] if summary.mean else [])]
+    heads = ["variant", *(line.task for line in lines)]
+    levels = [tag("td", "\N{EN DASH}" if one.chance is None else percent(one.chance), class_="chance") for one in lines]
+    guess = tag("tr", tag("th", "chance", scope="row", class_="chance"), *levels)
+    rows = [
+        tag(
+            "tr",
+            tag("th", look.marker(variant), " ", variant, scope="row"),
+            *(_number(line.cells.get(variant)) for line in lines),
+        )
+        for variant in variants
+    ]
+    head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in heads)))
+    return tag("table", head, tag("tbody", guess, *rows), class_="scores ranked many")
 
 
 def _reading(summary: Summary) -> str:
@@ -62,25 +101,11 @@ def _reading(summary: Summary) -> str:
 
 def score_table(summary: Summary, variants: Sequence[str], num_seeds: int, look: Look) -> Figure:
     """Tasks by variants with chance and intervals, the mean, and the mean's paired differences."""
-    head = tag(
-        "tr",
-        tag("th", "task", scope="col"),
-        tag("th", "chance", scope="col", class_="chance"),
-        *(tag("th", look.marker(variant), " ", variant, scope="col") for variant in variants),
-    )
-    feet = [_score_row(summary.mean, variants)] if summary.mean is not None else []
-    feet += _difference_rows(summary, variants)
-    sizes = sorted({cell.num_questions for line in summary.lines for cell in line.cells.values() if cell})
-    size = "no" if not sizes else f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    found = sizes(summary.lines)
+    size = "no" if not found else f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
     seeds = f", mean of {num_seeds} training seeds" if num_seeds > 1 else ""
-    grey = " Grey differences include 0." if summary.contrasts else ""
-    table = tag(
-        "table",
-        tag("thead", head),
-        tag("tbody", *(_score_row(line, variants) for line in summary.lines)),
-        tag("tfoot", *feet) if feet else "",
-        class_="scores many" if len(variants) > MANY else "scores",
-    )
+    grey = " Grey differences include 0." if summary.contrasts and len(variants) <= WIDE else ""
+    table = (_by_variant if len(variants) > WIDE else _by_task)(summary, variants, look)
     lines = [*summary.lines, *([summary.mean] if summary.mean else [])]
     return Figure(
         name="scores",

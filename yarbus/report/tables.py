@@ -1,13 +1,25 @@
-"""The table for the terminal: what guessing reaches and the interval stand beside every number."""
+"""Tables for the terminal: what guessing reaches and the interval stand beside every number."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from yarbus.report.aligned import besides
+from yarbus.report.cells import Cell, Line
+from yarbus.report.contrasts import Contrast
+from yarbus.report.cost_table import count_text, ratio_text, shared_machine
+from yarbus.report.costs import Cost, costs_of, ratio, reference_of
+from yarbus.report.estimates import percent
+from yarbus.report.leave_out import leave_out
+from yarbus.report.ranking import p_text, ranking
 from yarbus.report.runs import Comparison
-from yarbus.report.summary import MEAN, REFERENCES, Cell, Line, Summary, percent
+from yarbus.report.summary import Summary
+
+MANY = 5
+"""More variants than this do not fit beside each other."""
 
 
 def _value(value: float, low: float, high: float, sign: bool = False) -> Text:
@@ -20,8 +32,8 @@ def _cell(cell: Cell | None) -> Text:
     return Text("") if cell is None else _value(cell.value, cell.low, cell.high)
 
 
-def terminal_table(comparison: Comparison, summary: Summary) -> Group:
-    """Tasks by variants in percent with 95 % intervals, then paired differences, then the headline; for rich."""
+def score_table(comparison: Comparison, summary: Summary) -> Table:
+    """Tasks by variants in percent with 95 % intervals, then the mean's paired differences."""
     table = Table(title="Accuracy in percent (95 % interval)", title_justify="left", box=None, pad_edge=False)
     table.add_column("task", no_wrap=True)
     table.add_column("chance", justify="right")
@@ -37,21 +49,87 @@ def terminal_table(comparison: Comparison, summary: Summary) -> Group:
     if summary.mean is not None:
         table.add_section()
         add(summary.mean, style="bold")
-    total = MEAN if summary.mean is not None else summary.lines[0].task if summary.lines else MEAN
-    for reference in REFERENCES:
-        cells = []
-        for variant in comparison.variants:
-            found = summary.contrast(total, reference, variant)
-            d = found.difference if found else None
-            cells.append(Text("") if d is None else _value(d.mean, d.low, d.high, sign=True))
-        if any(cell.plain for cell in cells):
-            table.add_row(f"minus {reference}", "", *cells)
+    for reference in summary.references:
+        assert summary.total is not None, "a difference is of some task"
+        found = (summary.contrast(summary.total.task, reference, variant) for variant in comparison.variants)
+        table.add_row(f"minus {reference}", "", *(_difference(one, with_p=False) for one in found))
+    return table
+
+
+def _difference(found: Contrast | None, with_p: bool = True) -> Text:
+    if found is None:
+        return Text("")
+    d = found.difference
+    text = _value(d.mean, d.low, d.high, sign=True)
+    if with_p and found.p_holm is not None:
+        text.append(f"\np {p_text(found.p_holm)}", style="dim")
+    return text
+
+
+def ranking_table(summary: Summary, variants: Sequence[str], costs: Sequence[Cost]) -> Table:
+    """The variants, the best first: mean, differences with corrected p, tasks won, parameters, time and memory."""
+    total, references, base = summary.total, summary.references, reference_of(costs)
+    of = {one.variant: one for one in costs}
+    name = total.task if total is not None else "score"
+    table = Table(
+        title=f"Variants by {name}, in percent (95 % interval; p after Holm's correction)",
+        title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("variant", overflow="fold")
+    heads = ["mean" if summary.mean is not None else "score", *(f"minus\n{reference}" for reference in references)]
+    heads += [f"above\n{references[0]}"] if references and summary.mean is not None else []
+    heads += ["trained"] if any(one.all_trained is not None for one in costs) else []
+    heads += ["step"] if any(one.step_seconds is not None for one in costs) else []
+    heads += ["memory"] if any(one.peak_bytes is not None for one in costs) else []
+    for head in heads:
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    if total is None:
+        return table
+    for variant in ranking(summary, variants):
+        cell = total.cells[variant]
+        assert cell is not None, "the ranking holds what has a score"
+        ends = f"{percent(cell.low)}\N{EN DASH}{percent(cell.high)}"
+        cells = [Text.assemble(percent(cell.value), "\n", (ends, "dim"))]
+        cells += [_difference(summary.contrast(total.task, reference, variant)) for reference in references]
+        if references and summary.mean is not None:
+            won = summary.beats(references[0], variant)
+            cells.append(Text(f"{won.above} of {won.num_tasks}\n{won.clearly_above} clear" if won else ""))
+        cost = of.get(variant)
+        if "trained" in heads:
+            trained = cost.all_trained if cost else None
+            cells.append(Text("" if trained is None else count_text(trained)))
+        for head, field in (("step", "step_seconds"), ("memory", "peak_bytes")):
+            if head in heads:
+                cells.append(Text(ratio_text(ratio(getattr(cost, field, None), getattr(base, field, None)))))
+        table.add_row(Text(variant), *cells)
+    return table
+
+
+def _sentences(comparison: Comparison, summary: Summary, costs: Sequence[Cost] = ()) -> list[Text]:
     text = [Text(summary.headline, style="bold"), *map(Text, summary.details)]
+    if sentence := besides(comparison.alignment):
+        text.append(Text(sentence))
+    base = reference_of(costs)
+    if base is not None and base.step_seconds is not None:
+        text.append(Text(f"Step time and memory are times {base.variant}'s. {shared_machine(costs)}"))
     if summary.unfinished:
         text.append(Text(f"Not finished: {'; '.join(summary.unfinished)}."))
     if summary.num_errors:
         text.append(Text(f"{summary.num_errors} questions failed and count as wrong."))
-    return Group(table, Text(""), *text)
+    return text
+
+
+def terminal_table(comparison: Comparison, summary: Summary) -> Group:
+    """Tasks by variants, or of many variants one line each, then the headline; for rich."""
+    if len(comparison.variants) > MANY:
+        return comparison_table(comparison, summary)
+    return Group(score_table(comparison, summary), Text(""), *_sentences(comparison, summary))
+
+
+def comparison_table(comparison: Comparison, summary: Summary) -> Group:
+    """A line for each variant with what it gains and costs, then the headline and what qualifies it; for rich."""
+    costs = costs_of(comparison)
+    return Group(ranking_table(summary, comparison.variants, costs), Text(""), *_sentences(comparison, summary, costs))
 
 
 def to_json(comparison: Comparison, summary: Summary) -> dict[str, Any]:
@@ -61,6 +139,7 @@ def to_json(comparison: Comparison, summary: Summary) -> dict[str, Any]:
         cells = {variant: vars(cell) for variant, cell in line.cells.items() if cell is not None}
         return {"task": line.task, "chance": line.chance, "variants": cells}
 
+    first = next(iter(summary.references), None)
     return {
         "name": comparison.name,
         "variants": comparison.variants,
@@ -70,9 +149,18 @@ def to_json(comparison: Comparison, summary: Summary) -> dict[str, Any]:
         "mean": line_of(summary.mean) if summary.mean is not None else None,
         "differences": [
             {"task": c.task, "reference": c.reference, "variant": c.variant, **vars(c.difference),
-             "includes_zero": c.difference.includes_zero}
+             "p_holm": c.p_holm, "includes_zero": c.difference.includes_zero}
             for c in summary.contrasts
         ],
+        "beats": [
+            {"reference": reference, "variant": variant, **vars(found)}
+            for reference in summary.references
+            for variant in comparison.variants
+            if (found := summary.beats(reference, variant)) is not None
+        ],
+        "without_one_task": [vars(one) for one in leave_out(summary.lines, summary.contrasts, first)],
+        "costs": [vars(one) for one in costs_of(comparison)],
+        "alignment": comparison.alignment,
         "headline": summary.headline,
         "details": summary.details,
         "unfinished": summary.unfinished,

@@ -1,21 +1,29 @@
 """The configuration-aligned comparison: same base, projector, data order and steps, one difference.
 
 A comparison is a folder of runs. Stages before the last are trained once per distinct set-up (their
-hash names the folder) and every variant starts from them.
+hash names the folder) and every variant starts from them: all from one, or, where a method brings a
+projector of its own, those with the same projector from one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from yarbus.core.errors import ConfigError
+from yarbus.core.errors import ConfigError, UserError
 from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant
-from yarbus.core.records import make_folder, write_json
+from yarbus.core.records import make_folder, read_record, write_json
 from yarbus.core.table import closest
 from yarbus.report.html import write_report
+from yarbus.report.runs import read_comparison
+from yarbus.report.summary import summarise
+from yarbus.report.tables import to_json
+from yarbus.studies.alignment import check_recipes, check_runs, refuse_other_data
 from yarbus.studies.work import Work, quieten
-from yarbus.studies.workers import cores, work_off
+from yarbus.studies.workers import default_jobs, work_off
+
+RECORD = "comparison.json"
 
 
 def _chosen(recipe: Recipe, variants: Sequence[str] | Mapping[str, Mapping[str, Any]] | None) -> Recipe:
@@ -86,16 +94,26 @@ def _shared_recipe(work: Work) -> Work:
 def _refuse_lost_checkpoints(work: Work) -> None:
     """Raises where a checkpoint that the benchmarks shall be asked at would not be there after training."""
     stage = load_recipe(work.recipe).stages[work.stages[-1]]
-    if stage.steps is None:  # only the worker, which reads the data, knows how many steps the epochs are
+    steps = stage.num_steps
+    if steps is None:  # only the worker, which reads the data, knows how many steps the epochs are
         return
-    every = min(stage.checkpoint_every or stage.steps, stage.steps)
-    kept = sorted({*range(every, stage.steps + 1, every), stage.steps})[-stage.keep_checkpoints :]
+    every = min(stage.checkpoint_every or steps, steps)
+    kept = sorted({*range(every, steps + 1, every), steps})[-stage.keep_checkpoints :]
     if lost := [step for step in work.checkpoints if step not in kept]:
         raise ConfigError(
             f"'{work.label}' would keep no checkpoint of step {lost[0]}",
-            why=f"of its {stage.steps} steps it keeps {', '.join(map(str, kept))}",
+            why=f"of its {steps} steps it keeps {', '.join(map(str, kept))}",
             fix=f"change checkpoint_every and keep_checkpoints of stage '{work.stages[-1]}', or ask at one of these",
         )
+
+
+@contextmanager
+def _told_with(label: str) -> Iterator[None]:
+    """Errors name the run that they concern."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"'{label}': {error.what}", where=error.where, why=error.why, fix=error.fix) from None
 
 
 def check_works(recipe: Recipe, works: Sequence[Work], folder: Path) -> None:
@@ -110,11 +128,22 @@ def check_works(recipe: Recipe, works: Sequence[Work], folder: Path) -> None:
     for work in works:
         settings = ({**work.recipe, "name": None, "seed": 0}, work.is_trained() or work.stages)
         if not work.is_finished() and settings not in checked:  # seeds of one variant need the same
-            check_inputs(load_recipe(work.recipe), () if work.is_trained() else work.stages)
-            plan_recipe(load_recipe(work.recipe))
+            with _told_with(work.label):
+                check_inputs(load_recipe(work.recipe), () if work.is_trained() else work.stages)
+                plan_recipe(load_recipe(work.recipe))
             if not work.is_trained():
                 _refuse_lost_checkpoints(work)
             checked.append(settings)
+    refuse_other_data(works)
+
+
+def _with_jobs(runs: dict[str, dict[str, Any]], works: Sequence[Work], jobs: int, record: Path) -> None:
+    """Notes how many runs share the machine; a run that was finished before keeps what was true of it."""
+    earlier = read_record(record).get("runs", {}) if record.is_file() else {}
+    waiting = [work for work in works if not work.is_finished()]
+    trained = {work.label for work in works if work.is_trained()}
+    for label, run in runs.items():
+        run["jobs"] = earlier.get(label, {}).get("jobs") if label in trained else min(jobs, len(waiting))
 
 
 def compare(
@@ -132,21 +161,30 @@ def compare(
 ) -> Path:
     """Trains and evaluates every variant under every seed from the same start, and writes the report.
 
+    Variants may differ in what the last stage trains and how fast, in a projector of their own with its align stage,
+    and in what the recipe's ``compare.differs`` names; any other difference is refused by name. A call goes on where
+    an earlier one stopped, run by run; what is finished is never repeated.
+
     Args:
         recipe: a recipe, or what ``load_recipe`` takes.
         variants: names of the recipe's ``compare.variants``, or name -> {dotted path: value}; None is all of its own.
         seeds: training seeds from the recipe's ``seed`` on. They decide new tensors, dropout and data order.
         folder: where the runs go; None is ``comparisons/<recipe's name>``. An existing one is continued.
-        jobs: runs at a time, one thread each; None is one per core, at most as many as there are variants.
+        jobs: runs at a time, which share out the cores: each has ``cores // jobs`` threads, at least one. None is one
+            run per core, at most as many as there are variants and seeds; with an accelerator one. Runs are equal bit
+            for bit for equal numbers of threads, which ``environment.json`` records.
         command: what the report names as its origin. ``note``: a sentence for the report.
         checkpoints: steps of the last stage at which the benchmarks are asked too; their checkpoints must be kept.
         diagnose: sizes for ``yarbus.studies.diagnose``, such as ``{"samples": 1000}``: each run's contexts, routing,
             gaze, swapped questions and gradients are then looked into; None leaves that out.
 
     Returns:
-        The folder: ``comparison.json``, one run per variant and seed, ``report/index.html``.
+        The folder: ``comparison.json`` with what was compared and found, one run per variant and seed,
+        ``report/index.html``.
 
     Raises:
+        ConfigError: variants differ in more than what is compared.
+        MismatchError: runs that should have seen the same data, base or start did not.
         UserError: of the first run that failed; the others are kept and the same call goes on from there.
     """
     if not isinstance(recipe, Recipe):
@@ -157,11 +195,14 @@ def compare(
     folder = Path(folder) if folder is not None else Path("comparisons") / (recipe.name or "comparison")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the comparison is a file, not a folder", where=folder, fix="name another folder")
+    alignment = check_recipes(recipe)
     works, after, runs = _plan(recipe, seeds, folder, tuple(checkpoints), diagnose)
     works = [work if work.benchmarks or work.label in runs else _shared_recipe(work) for work in works]
     assert recipe.compare is not None
     check_works(recipe, works, folder)
     make_folder(folder)
+    jobs = jobs or default_jobs(len(runs))
+    _with_jobs(runs, works, jobs, folder / RECORD)
     record = {
         "recipe": recipe.resolved(),
         "variants": list(recipe.compare.variants),
@@ -171,8 +212,14 @@ def compare(
         "tasks": recipe.evaluation,
         "note": note,
         "beside": recipe.compare.beside,
+        "alignment": alignment,
     }
-    write_json(folder / "comparison.json", record)
-    work_off(works, after, jobs or max(1, min(cores(), len(runs))), progress)
+    write_json(folder / RECORD, record)
+    work_off(works, after, jobs, progress)
+    alignment |= check_runs(works)
+    write_json(folder / RECORD, record)
+    found = read_comparison(folder)
+    results = to_json(found, summarise(found))
+    write_json(folder / RECORD, {**record, "results": {k: v for k, v in results.items() if k != "alignment"}})
     write_report(folder)
     return folder

@@ -16,7 +16,7 @@ from yarbus.core.records import make_folder, read_record, write_json
 from yarbus.evaluation.folder import benchmark_folder
 from yarbus.studies.compare import check_works
 from yarbus.studies.work import Work
-from yarbus.studies.workers import cores, work_off
+from yarbus.studies.workers import default_jobs, work_off
 
 Changes = Mapping[str, Any]
 """Dotted path -> value."""
@@ -99,7 +99,7 @@ def choose_rates(
             tried.setdefault(name, []).append((changes, folder / label))
     check_works(recipe, list(works.values()), folder)
     make_folder(folder)
-    work_off(list(works.values()), after, jobs or cores(), progress)
+    work_off(list(works.values()), after, jobs or default_jobs(len(works)), progress)
     variants = {}
     for name, runs in tried.items():
         lines: list[dict[str, Any]] = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yarbus.core.recipe import load_recipe
+from yarbus.core.recipe import load_recipe, scaled_steps
 from yarbus.core.records import read_record
 from yarbus.evaluation.folder import benchmark_folder
 
@@ -27,12 +27,15 @@ class Work:
     """Steps of the last stage at which the benchmarks are asked too, besides the end."""
     diagnosis: dict[str, int] | None = None
     """Sizes with which the run's ``analysis/`` is made; None makes none."""
+    threads: int = 1
+    """Of torch, while it runs."""
 
     @property
     def steps(self) -> int | None:
         """Optimizer steps of the run; None where epochs decide."""
-        counts = [self.recipe["stages"][stage]["steps"] for stage in self.stages]
-        return None if None in counts else sum(counts)
+        stages = [self.recipe["stages"][stage] for stage in self.stages]
+        counts = [scaled_steps(stage["steps"], stage.get("fraction", 1.0)) for stage in stages]
+        return sum(count for count in counts if count is not None) if None not in counts else None
 
     def is_trained(self) -> bool:
         return (self.run / "adapter" / "adapter.json").is_file()
@@ -63,14 +66,14 @@ def _is_complete(scores: Mapping[str, Any]) -> bool:
 
 
 def do(work: Work) -> None:
-    """Trains and evaluates one run. Runs in a worker: one thread, no progress of its own."""
+    """Trains and evaluates one run. Runs in a worker, without progress of its own."""
     import torch
 
     from yarbus.evaluation.runner import evaluate
     from yarbus.training.run import load_checkpoint, load_run
     from yarbus.training.stages import train
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(work.threads)
     quieten()
     train(load_recipe(work.recipe), work.run, start=work.start, stages=work.stages, progress=False)
     if work.benchmarks:

@@ -1,4 +1,4 @@
-"""Runs worked off several at a time, each in a process of its own with one thread.
+"""Runs worked off several at a time, each in a process of its own with its share of the threads.
 
 A finished run is never repeated, an interrupted one goes on. The first error stops the rest and is
 raised; what was reached stays on disk. No worker outlives its parent.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from multiprocessing import connection, get_context, parent_process
 from threading import Thread, current_thread, main_thread
 from typing import NoReturn
@@ -27,12 +28,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_jobs(num_runs: int) -> int:
+    """One run per core, each with one thread; one at a time where they would share an accelerator's memory."""
+    import torch
+
+    return 1 if torch.accelerator.is_available() else max(1, min(cores(), num_runs))
+
+
+def threads_of(jobs: int) -> int:
+    """Threads of each of so many runs: two runs with two threads each on two cores are slower than with one."""
+    return max(1, cores() // jobs)
+
+
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Workers inherit this: two threads each on two cores are slower than one."""
+def _threads(number: int) -> Iterator[None]:
+    """Workers inherit this."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")
     before = {name: os.environ.get(name) for name in names}
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"OMP_NUM_THREADS": str(number), "MKL_NUM_THREADS": str(number), "TOKENIZERS_PARALLELISM": "false"}
     try:
         yield
     finally:
@@ -101,9 +114,9 @@ def work_off(works: Sequence[Work], after: Mapping[str, str], jobs: int, progres
     done = {pace.work.label for pace in paces if pace.is_done}
     if not waiting:
         return
-    display = Display(paces, jobs, progress)
+    display, threads = Display(paces, jobs, progress), threads_of(jobs)
     running: dict[Future[None], tuple[Pace, ProcessPoolExecutor]] = {}
-    with _one_thread(), _termination_raises(), ExitStack() as stack:
+    with _threads(threads), _termination_raises(), ExitStack() as stack:
         # Pools of one process each, so that one that is killed tells which run it was doing.
         slots = [
             stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _leave_with_parent))
@@ -117,7 +130,7 @@ def work_off(works: Sequence[Work], after: Mapping[str, str], jobs: int, progres
                         if free:
                             waiting.remove(pace)
                             slot = free.pop()
-                            running[slot.submit(do, pace.work)] = pace, slot
+                            running[slot.submit(do, replace(pace.work, threads=threads))] = pace, slot
                     finished, _ = wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
                     for future in finished:
                         pace, slot = running.pop(future)

@@ -1,0 +1,25 @@
+"""What variants differ in is said in words."""
+
+from yarbus.report.aligned import besides, checked
+
+
+def test_what_differs_besides_the_method_is_named_with_its_values():
+    differs = {
+        "stages.instruct.fraction": {"frozen": 1.0, "half": 0.5, "full": 1.0},
+        "stages.instruct.batch": {"a": 1, "b": 2, "c": 3, "d": 4},
+    }
+    assert besides({"differs": differs}) == (
+        "Besides the method, variants differ in stages.instruct.fraction: 1.0 in frozen and full, 0.5 in half; "
+        "stages.instruct.batch: 4 values."
+    )
+    assert besides({}) == besides({"differs": {}}) == ""
+
+
+def test_what_was_checked_is_counted_and_what_is_unknown_named():
+    facts = [("data", ["align"]), ("data", ["a", "b"]), ("base", ["align", "a", "b"]), ("start", ["a", "b"])]
+    record = {"checked": [{"fact": fact, "runs": runs} for fact, runs in facts], "unknown": ["c"]}
+    assert checked(record) == (
+        "Checked on the disk, by hash, to be the same: samples of 3 runs in 2 sets; base of 3 runs; start of 2 runs. "
+        "Nothing is known of c, which kept no checkpoint."
+    )
+    assert checked({}) == ""

@@ -1,0 +1,181 @@
+"""Variants differ in what is compared and in nothing else, by their recipes and by what their runs saw."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+import yarbus
+from tests.experiments import write_experiment
+from tests.studies.mixtures import done_here
+from yarbus.core.errors import ConfigError, DataError, MismatchError
+from yarbus.core.recipe import load_recipe
+from yarbus.core.records import read_json, write_json
+from yarbus.studies import compare as comparing
+from yarbus.studies.alignment import check_recipes, check_runs, seen_by
+from yarbus.studies.compare import RECORD
+
+VISION = "stages.instruct.train.vision"
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return write_experiment(tmp_path / "experiment")
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs are done in this process, and their works kept: a worker would spend seconds on imports."""
+    given = []
+
+    def done(works, after, jobs, progress):
+        given[:] = works
+        done_here(works, after, jobs, progress)
+
+    monkeypatch.setattr(comparing, "work_off", done)
+    return given
+
+
+def with_variant(experiment, changes: dict, differs: tuple[str, ...] = ()):
+    """The recipe with ``frozen`` and one more variant."""
+    variants = {"frozen": {VISION: "frozen"}, "other": {VISION: "full", **changes}}
+    values = load_recipe(experiment).resolved()
+    return load_recipe({**values, "compare": {"variants": variants, "differs": list(differs)}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"stages.instruct.train.projector": "frozen", "stages.instruct.learning_rate.vision": 0.01},
+        {"stages.instruct.learning_rate.vision": {"peak": 0.01, "block_decay": 0.9}},
+        {"stages.align.train.projector": "frozen", "stages.align.learning_rate.projector": 0.1},
+    ],
+)
+def test_methods_rates_and_a_projector_of_its_own_may_differ(changes, experiment):
+    record = check_recipes(with_variant(experiment, changes))
+    assert record["differs"] == {}
+    assert record["compared"][f"{VISION}.method"] == {"frozen": "frozen", "other": "full"}
+    assert {path.removesuffix(".peak") for path in record["compared"]} >= {
+        path for path in changes if "learning_rate" in path
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "shown"),
+    [
+        ("stages.instruct.steps", 3, r"steps is 2 \(frozen\), 3 \(other\)"),
+        ("stages.align.steps", 3, "stages.align.steps"),
+        ("stages.instruct.fraction", 0.5, r"fraction is 1.0 \(frozen\), 0.5 \(other\)"),
+        ("stages.instruct.data.0.fraction", 0.5, r"stages.instruct.data.0.fraction"),
+        ("stages.instruct.batch", 8, "batch is 4"),
+        ("stages.instruct.schedule", "linear", "schedule is cosine"),
+        ("stages.instruct.precision", "bfloat16", "precision"),
+        ("stages.align.learning_rate.projector", 0.1, r"projector is 0.01 \(frozen\), 0.1 \(other\)"),
+        ("stages.align.learning_rate.vision", 0.1, r"vision is absent \(frozen\), 0.1 \(other\)"),
+        ("question.train_turns", "all_human", "train_turns"),
+        ("model.base", "elsewhere", "base is"),
+        ("evaluation", [], "evaluation"),
+        ("seed", 3, r"seed is 0 \(frozen\), 3 \(other\); fix: set the seed alike"),
+    ],
+)
+def test_any_other_difference_is_refused_by_name_with_its_values(path, value, shown, experiment):
+    with pytest.raises(ConfigError, match=f"variants differ in .*{shown}"):
+        check_recipes(with_variant(experiment, {path: value}))
+
+
+def test_many_differences_are_counted_and_the_message_stays_short(experiment):
+    changes = {f"stages.instruct.{key}": value for key, value in {"steps": 3, "batch": 8, "log_every": 2}.items()}
+    with pytest.raises(ConfigError, match=r"and 1 more - ") as caught:
+        check_recipes(with_variant(experiment, {**changes, "stages.align.steps": 3}))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("prefix", ["stages.instruct.fraction", "stages.instruct", "stages"])
+def test_what_the_recipe_names_is_compared_and_told(prefix, experiment):
+    record = check_recipes(with_variant(experiment, {"stages.instruct.fraction": 0.5}, (prefix,)))
+    assert record["differs"]["stages.instruct.fraction"] == {"frozen": 1.0, "other": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("seed", "cannot differ in seed"),
+        ("stages.instruct.fractoin", "stages.instruct.fraction"),
+        ("stages.instruct.fra", "unknown setting"),
+    ],
+)
+def test_a_path_that_names_nothing_or_the_seed_is_refused(prefix, message, experiment):
+    with pytest.raises(ConfigError, match=message):
+        check_recipes(with_variant(experiment, {}, (prefix,)))
+
+
+def edit_data(experiment) -> None:
+    path = experiment.parent / "pictures" / "rows.json"
+    rows = json.loads(path.read_text())
+    rows[0]["conversations"][1]["value"] = "blue"
+    path.write_text(json.dumps(rows))
+
+
+def test_what_runs_saw_is_recorded_and_shown(experiment, tmp_path, here):
+    folder = yarbus.compare(experiment, seeds=2, folder=tmp_path / "c", progress=False)
+    alignment = read_json(folder / RECORD)["alignment"]
+    runs = {one["fact"]: one["runs"] for one in alignment["checked"] if one["stage"] != "align"}
+    assert set(runs["data"]) == set(runs["start"]) == {f"{v}-seed{s}" for v in ("frozen", "covft") for s in (0, 1)}
+    assert len(runs["base"]) == 5 and alignment["unknown"] == []
+    assert alignment["compared"][f"{VISION}.method"] == {"frozen": "frozen", "covft": "covft"}
+    assert "samples of 5 runs in 2 sets; base of 5 runs; start of 4 runs" in (folder / "report/index.html").read_text()
+
+    shutil.rmtree(folder / "frozen-seed0" / "stages")
+    assert check_runs(here)["unknown"] == ["frozen-seed0"]
+    broken = next((folder / "covft-seed0").rglob("manifest.json"))
+    broken.write_text("{}")
+    assert check_runs(here)["unknown"] == ["frozen-seed0", "covft-seed0"]
+
+
+def test_data_that_were_edited_between_two_sessions_are_told_before_any_work(experiment, tmp_path, here):
+    yarbus.compare(experiment, ["frozen"], folder=tmp_path / "c", progress=False)
+    edit_data(experiment)
+    del here[:]
+    with pytest.raises(DataError, match=r"the data changed since 'frozen-seed0' was trained.*stage instruct"):
+        yarbus.compare(experiment, folder=tmp_path / "c", progress=False)
+    assert here == [] and not (tmp_path / "c" / "covft-seed0").exists()
+    yarbus.compare(experiment, ["frozen"], folder=tmp_path / "c", progress=False)  # needs them no more
+
+
+def test_runs_that_saw_other_data_are_refused_by_name_however_that_happened(experiment, tmp_path, here, monkeypatch):
+    yarbus.compare(experiment, ["frozen"], folder=tmp_path / "c", progress=False)
+    edit_data(experiment)
+    monkeypatch.setattr(comparing, "refuse_other_data", lambda works: None)
+    with pytest.raises(MismatchError, match=r"'covft-seed0' saw other samples than 'frozen-seed0'"):
+        yarbus.compare(experiment, folder=tmp_path / "c", progress=False)
+    assert "results" not in read_json(tmp_path / "c" / RECORD)
+
+
+def test_runs_that_began_elsewhere_are_refused_by_name(experiment, tmp_path, here):
+    folder = yarbus.compare(experiment, folder=tmp_path / "c", progress=False)
+    place = folder / "covft-seed0" / "environment.json"
+    write_json(place, {**read_json(place), "start": "elsewhere"})
+    with pytest.raises(MismatchError, match="'covft-seed0' saw another start than 'frozen-seed0'"):
+        check_runs(here)
+    apart = [replace(work, start=tmp_path) if work.label == "covft-seed0" else work for work in here]
+    assert len(check_runs(apart)["checked"]) == len(check_runs(here[:-1])["checked"]) + 1
+
+
+def test_a_run_that_has_not_begun_saw_nothing(experiment, tmp_path, here):
+    yarbus.compare(experiment, ["frozen"], folder=tmp_path / "c", progress=False)
+    assert set(seen_by(here[-1])) == {"instruct"}
+    assert seen_by(replace(here[-1], run=tmp_path / "nowhere")) == {}
+
+
+def test_fractions_of_data_are_compared_where_the_recipe_says_so(experiment, tmp_path, here):
+    recipe = with_variant(
+        experiment, {VISION: "frozen", "stages.instruct.fraction": 0.5}, ("stages.instruct.fraction",)
+    )
+    folder = yarbus.compare(recipe, folder=tmp_path / "c", progress=False)
+    data = [one for one in read_json(folder / RECORD)["alignment"]["checked"] if one["fact"] == "data"]
+    assert len({one["value"] for one in data if one["stage"] == "instruct"}) == 2
+    assert (
+        "Besides the method, variants differ in stages.instruct.fraction" in (folder / "report/index.html").read_text()
+    )
