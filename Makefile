@@ -13,9 +13,10 @@ export OMP_NUM_THREADS := 1
 quickstart: $(INSTALLED)
 	$(BIN)/yarbus quickstart
 
-# Hours on two cores; goes on where it was interrupted, and commits each finished part under results/study.
+# Hours on two cores; goes on where it was interrupted, and commits each finished part under results.
 study: $(INSTALLED)
-	$(BIN)/python results/study.py
+	$(BIN)/python -m results.study
+	$(BIN)/python -m results.methods
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile

@@ -6,11 +6,11 @@ and are never committed; what was not run is listed in the digest as not run.
 """
 
 import argparse
-import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from results.keeping import commit
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import make_folder, read_record, write_json, write_text
 from yarbus.report.digest import digest_of
@@ -64,16 +64,6 @@ def chosen_variants(recipe: Recipe, rates: dict[str, Any]) -> dict[str, dict[str
         }
         for name, changes in recipe.compare.variants.items()
     }
-
-
-def commit(what: str, wanted: bool) -> None:
-    """Commits what lies under ``results/study`` and the digest that ships, and nothing else."""
-    if not wanted:
-        return
-    git, places = ["git", "-C", str(HERE)], [str(HERE), str(SHIPPED)]
-    subprocess.run([*git, "add", *places], check=True)
-    if subprocess.run([*git, "diff", "--cached", "--quiet", "--", *places]).returncode:
-        subprocess.run([*git, "commit", "--only", "-q", "-m", what, "--", *places], check=True)
 
 
 PAIRS = (
@@ -152,7 +142,7 @@ def main() -> None:
             command=COMMAND,
         )  # fmt: skip
         write_json(rates_file, record)
-        commit("Choose the study's learning rates on the validation split", not arguments.no_commit)
+        commit("Choose the study's learning rates on the validation split", [HERE, SHIPPED], not arguments.no_commit)
     rates = read_record(rates_file)
     runs = arguments.work / "runs"
     for seeds in range(1, SEEDS + 1):  # seed by seed: an interrupted study has whole comparisons
@@ -161,12 +151,12 @@ def main() -> None:
             checkpoints=CHECKPOINTS, diagnose=None if arguments.only_runs else DIAGNOSIS,
         )  # fmt: skip
         keep(runs)
-        commit(f"Run the study's comparison under {seeds} of {SEEDS} seeds", not arguments.no_commit)
+        commit(f"Run the study's comparison under {seeds} of {SEEDS} seeds", [HERE, SHIPPED], not arguments.no_commit)
     if not arguments.only_runs:
         conflict(recipe, folder=runs, steps=PROBE_STEPS, jobs=arguments.jobs, command=COMMAND)
         keep(runs)
         write_json(HERE / "conflict.json", read_record(runs / "conflict.json"))
-        commit("Ask whether the study's tasks conflict", not arguments.no_commit)
+        commit("Ask whether the study's tasks conflict", [HERE, SHIPPED], not arguments.no_commit)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from results.keeping import commit
 from tests.report.synthetic import write_comparison
 from yarbus.core.recipe import load_recipe, variant
 from yarbus.report.runs import read_comparison
@@ -114,9 +115,9 @@ def test_only_the_study_is_committed_and_other_changes_stay_as_they_were(study, 
     (folder / "results" / "study" / "new.json").write_text("new\n")
     (folder / "results" / "study" / "old.json").unlink()
     (folder / "shipped" / "study" / "digest.json").write_text("after\n")
-    study.commit("Not wanted", False)
+    commit("Not wanted", [study.HERE, study.SHIPPED], False)
     assert git("log", "--format=%s") == ["Begin"]
-    study.commit("Run the study", True)
+    commit("Run the study", [study.HERE, study.SHIPPED], True)
     assert git("log", "--format=%s") == ["Run the study", "Begin"]
     assert git("show", "--format=", "--name-status", "--no-renames") == [
         "A\tresults/study/new.json", "D\tresults/study/old.json", "M\tresults/study/rates.json",
@@ -129,7 +130,7 @@ def test_an_unchanged_study_makes_no_commit(study, repository):
     folder, git = repository
     (folder / "code.py").write_text("staged\n")
     git("add", "code.py")
-    study.commit("Nothing new", True)
+    commit("Nothing new", [study.HERE, study.SHIPPED], True)
     assert git("log", "--format=%s") == ["Begin"]
 
 
