@@ -13,6 +13,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel
@@ -119,9 +120,9 @@ def kind(annotation: Any) -> str:
         return f"list of {kind(arguments[0])}"
     if origin is dict:
         return f"mapping: {kind(arguments[0])} to {kind(arguments[1])}"
-    if origin is not None and type(None) in arguments:
+    if origin in (typing.Union, UnionType):
         inner = " or ".join(kind(one) for one in arguments if one is not type(None))
-        return f"{inner} or none"
+        return f"{inner} or none" if type(None) in arguments else inner
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     words: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", Any: "anything"}
@@ -227,6 +228,7 @@ def recipes() -> str:
         recipe.ModelSection,
         recipe.QuestionSection,
         recipe.Stage,
+        recipe.GroupRate,
         recipe.DataSection,
         recipe.CompareSection,
         recipe.RecordSection,
