@@ -101,7 +101,7 @@ for name in ("frozen", "full", "covft"):
         ENTRIES[f"{name}-{fraction:g}"] = Entry(changes=changes, like=name)
 
 
-LARGE = 48
+LARGE = 80
 """LoRA's rank at which it trains about as many parameters as CoVFT in one block."""
 ENTRIES["lora-large"] = Entry(changes={VISION: {"method": "lora", "rank": LARGE, "alpha": 2.0 * LARGE}}, like="lora")
 

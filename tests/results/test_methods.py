@@ -1,0 +1,60 @@
+"""The study of methods: equal effort, no test question before the comparison, nothing planned that cannot run."""
+
+import pytest
+
+from results import methods as study
+from yarbus.core.recipe import load_recipe, variant
+from yarbus.studies.alignment import check_recipes
+from yarbus.training.planning import plan_recipe
+
+RATES = {
+    "official": {"chosen": 5e-4},
+    "tuned": {
+        "variants": {
+            name: {"chosen": {**study.SELECTION, **study.rates_of(entry, entry.tries[0])}}
+            for name, entry in study.ENTRIES.items()
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe(study.HERE / "recipe.yaml")
+
+
+def test_every_variant_that_chooses_rates_tries_equally_many():
+    assert {len(entry.tries) for entry in study.ENTRIES.values() if entry.like is None} == {len(study.COMMON)}
+    assert {entry.like for entry in study.ENTRIES.values()} - {None} <= study.ENTRIES.keys()
+
+
+def test_rates_are_chosen_on_validation_questions_of_the_tasks_that_are_trained(recipe):
+    assert not set(study.VALIDATION) & set(recipe.evaluation)
+    tasks = {name.rpartition("/")[2] for name in recipe.evaluation}
+    assert {name.rpartition("/")[2].removesuffix(".json") for name in study.VALIDATION} == tasks
+
+
+@pytest.mark.parametrize("part", study.PARTS, ids=lambda part: part.name)
+def test_every_part_is_aligned_and_every_variant_of_it_can_be_trained(part, recipe):
+    chosen = study.with_variants(study.recipe_of(part, recipe), study.variants_of(part, RATES), part.differs)
+    check_recipes(chosen)
+    for name in part.variants:
+        for stage in plan_recipe(variant(chosen, name)):
+            assert stage.plan.total("trained") > 0
+    assert {name for pair in part.pairs for name in pair} <= set(part.variants)
+
+
+def test_lora_of_a_high_rank_trains_about_as_much_as_covft_in_one_block(recipe):
+    chosen = study.with_variants(recipe, study.variants_of(study.PARTS[6], RATES))
+    trained = {
+        name: sum(plan_recipe(variant(chosen, name))[-1].plan.groups().get(g, 0) for g in ("vision_new", "router"))
+        for name in ("lora-large", "covft-block-5")
+    }
+    assert 0.8 < trained["lora-large"] / trained["covft-block-5"] < 1.25, trained
+
+
+def test_the_plan_counts_no_run_twice(capsys):
+    study.show_plan()
+    lines = {line.split()[0]: int(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
+    assert lines["all"] == sum(count for name, count in lines.items() if name != "all")
+    assert lines["contexts"] == 3 * 3  # frozen, full and covft are those of 'tuned'
