@@ -76,7 +76,9 @@ def test_plan_needs_no_weights_and_lists_unused_rates(experiment, yarbus_json, c
     words = " ".join(printed.split())  # the paper counts the norms of the last block, which no gradient reaches
     assert "parameters declared trained rate" in words and "vision 23 vision 4,096 4,096 never reached" in words
     assert "rate of" not in printed and "data:" not in printed
-    places = ("place", "vision", "projector", "language", "all blocks")
+    assert "in all vision 98,304 94,208 in all vision_new 402,898,944 402,898,944" in words
+    assert "in all router 126,010,416 118,923,312" in words
+    places = ("place", "vision", "projector", "language", "in all")
     assert all(len(line) <= 100 for line in printed.splitlines() if line.startswith(places))
 
 

@@ -62,8 +62,11 @@ def _table(one: "StagePlan") -> Table:
         trained = f"{row.trained:,}" if row.trained else "never reached" if row.declared and one.trains(row) else ""
         table.add_row(row.place, span, row.group, *counts, trained, _rate(one.span(row)))
     table.add_section()
+    for group in one.rates:
+        counts = f"{one.plan.total('declared', group):,}", f"{one.plan.total('trained', group):,}"
+        table.add_row("in all", "", group, "", *counts, "")
     totals = (f"{count:,}" for count in (one.plan.total("parameters"), declared, one.plan.total("trained")))
-    table.add_row("all blocks", "", "", *totals, "")
+    table.add_row("in all", "", "", *totals, "")
     return table
 
 
