@@ -1,6 +1,8 @@
 """``yarbus compare`` from its command line to its table."""
 
 import json
+import shlex
+import sys
 
 import pytest
 
@@ -22,11 +24,12 @@ def here(monkeypatch):
     monkeypatch.setattr(comparing, "work_off", done_here)
 
 
-def test_methods_with_options_are_trained_compared_and_shown(experiment, tmp_path, here, capsys):
+def test_methods_with_options_are_trained_compared_and_shown(experiment, tmp_path, here, capsys, monkeypatch):
     folder = tmp_path / "c"
     vision = "frozen,full,covft[merged,num_experts=2,context_dim=16]"
     arguments = ["compare", str(experiment), "stages.instruct.log_every=1", "--vision", vision, "--folder", str(folder)]
-    assert run([*arguments, "--seeds", "2"]) == 0
+    monkeypatch.setattr(sys, "argv", ["yarbus", *arguments, "--seeds", "2"])
+    assert run(sys.argv[1:]) == 0
     printed = capsys.readouterr().out
     name = "covft-merged-num_experts-2-context_dim-16"
     assert f"tiny: frozen, full, {name}; 6 runs, in" in printed and "Report: " in printed
@@ -34,7 +37,7 @@ def test_methods_with_options_are_trained_compared_and_shown(experiment, tmp_pat
         assert word in printed
     record = read_json(folder / "comparison.json")
     assert record["variants"] == ["frozen", "full", name] and record["seeds"] == [0, 1]
-    assert record["command"].startswith("yarbus ")
+    assert record["command"] == shlex.join(sys.argv)
     assert (folder / f"{name}-seed1" / "adapter").is_dir() and not list(folder.rglob("analysis"))
 
     assert run([*arguments, "--seeds", "2", "--json"]) == 0  # nothing is repeated
