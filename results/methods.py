@@ -120,7 +120,7 @@ class Part:
     differs: tuple[str, ...] = ()
     """What differs besides the method."""
     tasks: tuple[str, ...] = ()
-    """Kinds of tasks that share the volume of one task evenly; empty is the study's own mixture."""
+    """Kinds of tasks that share one volume evenly; empty is the study's own mixture."""
 
 
 METHODS = (
@@ -240,10 +240,8 @@ def recipe_of(part: Part, recipe: Recipe) -> Recipe:
     """The study's recipe with the part's data."""
     if not part.tasks:
         return recipe
-    share = 3 / len(part.tasks)  # of 5,000 rows of each task: the volume of the study's own mixture
-    data = [
-        {"source": "llava", "path": f"tinyworld:train/{task}.json", "fraction": min(1.0, share)} for task in part.tasks
-    ]
+    share = 2 / len(part.tasks)  # each task has 5,000 rows: 10,000 in all, whatever the number of tasks
+    data = [{"source": "llava", "path": f"tinyworld:train/{task}.json", "fraction": share} for task in part.tasks]
     values = recipe.resolved()
     values["stages"]["instruct"]["data"] = data
     return load_recipe({**values, "evaluation": [f"tinyworld/{task}" for task in part.tasks]})

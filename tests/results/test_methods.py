@@ -58,3 +58,9 @@ def test_the_plan_counts_no_run_twice(capsys):
     lines = {line.split()[0]: int(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
     assert lines["all"] == sum(count for name, count in lines.items() if name != "all")
     assert lines["contexts"] == 3 * 3  # frozen, full and covft are those of 'tuned'
+
+
+def test_kinds_of_tasks_share_one_volume(recipe):
+    parts = [part for part in study.PARTS if part.tasks]
+    volumes = [sum(data.fraction for data in study.recipe_of(part, recipe).stages["instruct"].data) for part in parts]
+    assert len(parts) == 4 and all(abs(volume - 2) < 1e-9 for volume in volumes)
