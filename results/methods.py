@@ -2,9 +2,10 @@
 
 Parts, in order (``--plan`` prints them with their runs and minutes): every vision method at one common rate (the
 ``official`` policy) and at rates tuned with equal effort each; contexts; routings; placement and number of experts;
-fractions of the data; parameter-matched pairs; kinds of tasks by experts at equal volume. Each part is a comparison
-with a record of its own under ``results/methods``, committed when it is finished. Runs live in ``comparisons/methods``
-and are never committed; a run that two parts need is made once.
+fractions of the data; parameter-matched pairs; kinds of tasks by experts at equal volume; a second tower, and a larger
+language model behind frozen eyes (``python -m results.bases`` makes both). Each part is a comparison with a record of
+its own under ``results/methods``, committed when it is finished. Runs live in ``comparisons/methods`` and are never
+committed; a run that two parts need is made once.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from results import bases
 from results.keeping import commit
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import make_folder, read_record, write_json, write_text
@@ -103,6 +105,8 @@ for name in ("frozen", "full", "covft"):
 
 LARGE = 80
 """LoRA's rank at which it trains about as many parameters as CoVFT in one block."""
+BASES = bases.WORK
+ENTRIES["large-frozen"] = Entry(changes={VISION: "frozen", "model.base": str(BASES / "large")}, like="frozen")
 ENTRIES["lora-large"] = Entry(changes={VISION: {"method": "lora", "rank": LARGE, "alpha": 2.0 * LARGE}}, like="lora")
 
 
@@ -121,6 +125,13 @@ class Part:
     """What differs besides the method."""
     tasks: tuple[str, ...] = ()
     """Kinds of tasks that share one volume evenly; empty is the study's own mixture."""
+    base: str | None = None
+    """Another base than the shipped one."""
+
+    @property
+    def has_own_runs(self) -> bool:
+        """Whether none of its runs can be another part's."""
+        return bool(self.tasks or self.base)
 
 
 METHODS = (
@@ -154,6 +165,10 @@ PARTS = (
     *(Part(name=f"kinds-{number}", asks=f"{number} kinds of tasks in the same number of rows", seeds=1,
            variants=("frozen", "full", "covft-2-experts", "covft", "covft-8-experts"), tasks=KINDS[:number])
       for number in (2, 3, 5, 7)),
+    Part(name="narrow-tower", asks="a second tower, of width 64", base=str(BASES / "narrow"),
+         variants=("frozen", "full", "lora", "covft"), pairs=(("lora", "covft"),)),
+    Part(name="large-decoder", asks="a larger language model behind frozen eyes, or CoVFT under the small one",
+         variants=("frozen", "covft", "large-frozen"), pairs=(("covft", "large-frozen"),), differs=("model.base",)),
 )  # fmt: skip
 
 
@@ -238,6 +253,8 @@ def keep(part: Part, folder: Path) -> None:
 
 def recipe_of(part: Part, recipe: Recipe) -> Recipe:
     """The study's recipe with the part's data."""
+    if part.base is not None:
+        return load_recipe({**recipe.resolved(), "model": {"base": part.base}})
     if not part.tasks:
         return recipe
     share = 2 / len(part.tasks)  # each task has 5,000 rows: 10,000 in all, whatever the number of tasks
@@ -251,9 +268,11 @@ def run(part: Part, recipe: Recipe, work: Path, jobs: int | None) -> None:
     """Trains and evaluates what is missing of a part, seed by seed, and keeps what there is."""
     from yarbus.studies.compare import compare
 
+    if part.base is not None or "model.base" in part.differs:
+        bases.make(BASES)
     rates = read_record(HERE / "rates.json")
     chosen = with_variants(recipe_of(part, recipe), variants_of(part, rates), part.differs)
-    folder = work / (part.name if part.tasks else part.policy)
+    folder = work / (part.name if part.has_own_runs else part.policy)
     for seeds in range(1, part.seeds + 1):  # an interrupted part has whole comparisons
         compare(chosen, seeds=seeds, folder=folder, jobs=jobs, command=COMMAND)
         keep(part, folder)
@@ -269,8 +288,8 @@ def show_plan() -> None:
     ]
     made: set[tuple[str, str]] = set()
     for part in PARTS:
-        new = [name for name in part.variants if part.tasks or (part.policy, name) not in made]
-        made |= {(part.policy, name) for name in new if not part.tasks}
+        new = [name for name in part.variants if part.has_own_runs or (part.policy, name) not in made]
+        made |= {(part.policy, name) for name in new if not part.has_own_runs}
         shares = {name: float(ENTRIES[name].changes.get("stages.instruct.fraction", 1)) for name in new}
         cost = sum(minutes.get(name) or minutes[ENTRIES[name].like] * share for name, share in shares.items())
         rows.append((part.name, part.seeds * len(new), part.seeds * cost))

@@ -2,9 +2,13 @@
 
 import pytest
 
+from results import bases as making
 from results import methods as study
 from yarbus.core.recipe import load_recipe, variant
 from yarbus.studies.alignment import check_recipes
+from yarbus.tinyworld.base import build_llava, save_base
+from yarbus.tinyworld.decoder import SlotReader
+from yarbus.tinyworld.tower import Tagger
 from yarbus.training.planning import plan_recipe
 
 RATES = {
@@ -34,8 +38,21 @@ def test_rates_are_chosen_on_validation_questions_of_the_tasks_that_are_trained(
     assert {name.rpartition("/")[2].removesuffix(".json") for name in study.VALIDATION} == tasks
 
 
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A folder in which the two other bases lie where the study looks for them, untrained."""
+    folder = tmp_path_factory.mktemp("work")
+    for name, tagger, reader in (
+        ("narrow", Tagger(0, making.NARROW), SlotReader(0)),
+        ("large", Tagger(0), SlotReader(0, **making.LARGE)),
+    ):
+        save_base(build_llava(tagger, reader, 0), folder / study.BASES / name)
+    return folder
+
+
 @pytest.mark.parametrize("part", study.PARTS, ids=lambda part: part.name)
-def test_every_part_is_aligned_and_every_variant_of_it_can_be_trained(part, recipe):
+def test_every_part_is_aligned_and_every_variant_of_it_can_be_trained(part, recipe, bases, monkeypatch):
+    monkeypatch.chdir(bases)
     chosen = study.with_variants(study.recipe_of(part, recipe), study.variants_of(part, RATES), part.differs)
     check_recipes(chosen)
     for name in part.variants:

@@ -20,7 +20,7 @@ def build_llava(tagger: Tagger, reader: SlotReader, seed: int) -> LlavaForCondit
     """LLaVA of six pre-trained blocks, a seventh that is never executed, and a projector that has seen nothing."""
     language = reader.language_model
     config = LlavaConfig(
-        vision_config=tower_config(),
+        vision_config=tower_config(dim=tagger.tower.config.hidden_size),
         text_config=language.config,
         image_token_id=reader.tokenizer.convert_tokens_to_ids("<image>"),
         projector_hidden_act="gelu",
@@ -48,7 +48,7 @@ def build_llava(tagger: Tagger, reader: SlotReader, seed: int) -> LlavaForCondit
 
 @torch.no_grad()
 def features_of(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """What the tower hands the projector, ``[images, 36, 96]``."""
+    """What the tower hands the projector, ``[images, 36, dim]``."""
     states = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
     return states[model.config.vision_feature_layer][:, 1:]
 

@@ -40,13 +40,13 @@ class DecoderSchedule(Schedule):
     """Standard deviation added to the slots, in units of an embedding's."""
 
 
-def decoder_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """Three blocks of width 96."""
+def decoder_config(tokenizer: PreTrainedTokenizerFast, dim: int = 96, num_blocks: int = 3) -> LlamaConfig:
+    """A small Llama; the shipped one has three blocks of width 96."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
+        hidden_size=dim,
+        intermediate_size=dim * 8 // 3,
+        num_hidden_layers=num_blocks,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=256,
@@ -75,11 +75,11 @@ class Sheet:
 class SlotReader(nn.Module):
     """A language model that sees scenes as slots."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, dim: int = 96, num_blocks: int = 3) -> None:
         super().__init__()
         self.tokenizer = language_tokenizer()
         torch.manual_seed(seed)
-        self.language_model = LlamaForCausalLM(decoder_config(self.tokenizer))
+        self.language_model = LlamaForCausalLM(decoder_config(self.tokenizer, dim, num_blocks))
         nn.init.normal_(self.language_model.get_input_embeddings().weight, std=0.5)
 
     def forward(

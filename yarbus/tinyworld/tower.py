@@ -31,16 +31,16 @@ class TowerSchedule(Schedule):
     single_fraction: float = 0.25
 
 
-def tower_config(num_blocks: int = 7) -> CLIPVisionConfig:
+def tower_config(num_blocks: int = 7, dim: int = 96) -> CLIPVisionConfig:
     """Seven blocks of which LLaVA executes six: features leave through ``hidden_states[-2]``."""
     return CLIPVisionConfig(
-        hidden_size=96,
-        intermediate_size=384,
+        hidden_size=dim,
+        intermediate_size=4 * dim,
         num_hidden_layers=num_blocks,
         num_attention_heads=4,
         image_size=IMAGE_PX,
         patch_size=8,
-        projection_dim=96,
+        projection_dim=dim,
         hidden_act="gelu",
     )
 
@@ -48,10 +48,10 @@ def tower_config(num_blocks: int = 7) -> CLIPVisionConfig:
 class Tagger(nn.Module):
     """The six executed blocks with a linear tag head on every patch."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, dim: int = 96) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.tower = CLIPVisionModel(tower_config(num_blocks=6))
+        self.tower = CLIPVisionModel(tower_config(num_blocks=6, dim=dim))
         self.tags = nn.Linear(self.tower.config.hidden_size, NUM_TAGS)
         initialise(self.tower)
         with torch.no_grad():
