@@ -159,6 +159,22 @@ def test_lists_name_what_the_tables_hold(kind, yarbus_json, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_methods_take_a_line_of_facts_each_at_80_columns_and_json_keeps_all_of_them(yarbus_json, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = yarbus_json("list", "methods")
+    capsys.readouterr()
+    run(["list", "methods"])
+    lines = capsys.readouterr().out.splitlines()
+    facts, meanings = lines[1 : 1 + len(rows)], " ".join(" ".join(lines[2 + len(rows) :]).split())
+    for row, line in zip(rows, facts, strict=True):
+        assert line.split()[:4] == [row["place"], row["method"], row["start"], row["fidelity"]]
+        assert ("all" if len(row["layouts"]) == 2 else row["layouts"][0]) in line
+        assert line.rstrip().endswith(row["paper"][-10:])
+        assert f"{row['method']} {row['what']}" in meanings
+    assert {"place", "method", "paper", "start", "fidelity", "layouts", "what"} == set(rows[0])
+    assert len(lines) < 3 * len(rows)
+
+
 def broken_adapter(folder: Path, trained: Path) -> Path:
     import shutil
 

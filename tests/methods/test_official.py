@@ -7,10 +7,10 @@ import yarbus
 from benchmarks.covft_block import LoopForm, Sizes
 from tests import tiny
 from tests.models.test_question_path import attached
-from yarbus.core.errors import MismatchError
+from yarbus.core.errors import ConfigError, MismatchError
 from yarbus.methods import CoVFT
 from yarbus.methods.covft import mixtures_of
-from yarbus.methods.official import OFFICIAL, OURS, from_official, to_official
+from yarbus.methods.official import OFFICIAL, OURS, from_official, load_official, to_official
 from yarbus.models.attachment import adapter_tensors
 from yarbus.models.context import Context
 from yarbus.models.images import ImageMap
@@ -89,13 +89,101 @@ def test_the_official_forward_with_any_dead_weights_computes_what_ours_does(mode
     torch.testing.assert_close(found, reference(tokens, question), atol=1e-5, rtol=1e-4)
 
 
-def test_what_was_converted_loads_into_a_model_of_the_official_preset(model, text_encoder, pictures):
-    official = with_dead_weights(to_official(tower_tensors(model)))
-    fresh, _ = tiny.llava()
-    yarbus.attach(fresh, None, vision=METHOD, text_encoder=text_encoder)
-    missing, unexpected = fresh.load_state_dict(from_official(official), strict=False)
-    assert not unexpected and not [name for name in missing if name.startswith(OURS)]
-    assert all(torch.equal(fresh.state_dict()[name], tensor) for name, tensor in tower_tensors(model).items())
+def fresh(text_encoder, method=METHOD):
+    """A model of the same base, with a method and its first values."""
+    model, _ = tiny.llava()
+    torch.manual_seed(5)
+    yarbus.attach(model, None, vision=method, text_encoder=text_encoder)
+    return model
+
+
+def adapter_of(model):
+    return {name: tensor for name, tensor in adapter_tensors(model).items() if name.startswith(OURS)}
+
+
+@pytest.mark.parametrize("part", [tower_tensors, adapter_of])
+def test_a_whole_tower_or_what_covft_trains_of_it_loads(model, text_encoder, part):
+    with torch.no_grad():
+        model.get_parameter(f"{OURS}encoder.layers.0.layer_norm1.weight").mul_(1.5)
+    other = fresh(text_encoder)
+    load_official(other, with_dead_weights(to_official(part(model))))
+    assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in tower_tensors(model).items())
+
+
+def test_a_tower_in_bf16_loads_on_its_base_in_fp32(model, text_encoder):
+    other = fresh(text_encoder)
+    load_official(other, to_official({name: tensor.bfloat16() for name, tensor in tower_tensors(model).items()}))
+    found, expected = other.state_dict(), adapter_of(model)
+    assert all(torch.equal(found[name], tensor.bfloat16().float()) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"first_block": 0}, "layers.0.mlp.* is not in the official tensors"),
+        ({"first_block": 2}, "layers.1.mlp.* is not in the model"),
+        ({"last_block": 1}, "layers.2.mlp.* is not in the model"),
+        ({"num_experts": 4}, r"layers.1.mlp.down_bias' does not fit - official \(3, 32\), the model's \(4, 32\)"),
+        ({"context_dim": 24}, r"layers.1.mlp.extractor.* does not fit"),
+    ],
+)
+def test_a_model_with_other_blocks_or_sizes_is_refused_with_what_to_attach_and_unchanged(
+    model, text_encoder, options, message
+):
+    method = CoVFT.preset("official", **{"num_experts": 3, "context_dim": 16, **options})
+    other = fresh(text_encoder, method)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    fix = r".*'official', first_block=1, last_block=2, num_experts=3, context_dim=16\)"
+    with pytest.raises(MismatchError, match=message + fix):
+        load_official(other, to_official(tower_tensors(model)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
+def test_a_missing_norm_that_covft_trains_is_named(model, text_encoder):
+    official = to_official(adapter_of(model))
+    del official[f"{OFFICIAL}encoder.layers.2.layer_norm2.bias"]
+    with pytest.raises(MismatchError, match="layers.2.layer_norm2.bias' is not in the official tensors"):
+        load_official(fresh(text_encoder), official)
+
+
+def test_a_tower_of_another_base_or_with_norms_that_the_method_leaves_is_refused(model, text_encoder):
+    ours = tower_tensors(model)
+    name = f"{OURS}encoder.layers.0.self_attn.q_proj.weight"
+    with pytest.raises(MismatchError, match="q_proj.weight' is not the base's"):
+        load_official(fresh(text_encoder), to_official({**ours, name: ours[name] * 1.1}))
+    name = f"{OURS}encoder.layers.0.layer_norm1.weight"
+    method = CoVFT.preset("official", num_experts=3, context_dim=16, layernorm="none")
+    with pytest.raises(MismatchError, match="layer_norm1.weight' is not the base's.*layernorm='all'"):
+        load_official(fresh(text_encoder, method), to_official({**ours, name: ours[name] * 1.1}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": "gelu"}, "'activation' .* 'gelu' .* 'quick_gelu'"),
+        ({"routing": "sparse"}, "'routing' .* 'sparse' .* 'dense'"),
+        ({"routing": "merged"}, "'routing' .* 'merged' .* 'dense'"),
+        ({"context": "text"}, "'context' .* 'text' .* 'cve'"),
+        ({"num_heads": 2}, "'num_heads' .* 2 .* 4"),
+        ({"temperature": 0.5}, "'temperature' .* 0.5 .* 1.0"),
+    ],
+)
+def test_a_method_that_computes_something_else_than_the_official_layer_is_refused(
+    model, text_encoder, options, message
+):
+    method = CoVFT.preset("official", **{"num_experts": 3, "context_dim": 16, **options})
+    with pytest.raises(ConfigError, match=message):
+        load_official(fresh(text_encoder, method), to_official(tower_tensors(model)))
+
+
+def test_the_towers_own_activation_is_the_official_one_where_it_is_quick_gelu(model, text_encoder):
+    method = CoVFT(activation=None, num_experts=3, context_dim=16)
+    load_official(fresh(text_encoder, method), to_official(tower_tensors(model)))
+
+
+def test_a_model_without_covft_is_told_to_attach_it(model, text_encoder):
+    with pytest.raises(ConfigError, match="vision method 'full' is not covft"):
+        load_official(fresh(text_encoder, "full"), to_official(tower_tensors(model)))
 
 
 @pytest.mark.parametrize(

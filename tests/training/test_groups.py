@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tests import tiny
+from tests.methods.cases import CASES
 from yarbus.core.errors import ConfigError
 from yarbus.core.recipe import GroupRate
 from yarbus.methods.assemble import build_all
@@ -49,6 +50,28 @@ def test_biases_and_norms_do_not_decay_and_each_group_has_its_rate(groups):
         ("language", ["mouth.bias"], 1e-4, 0.0),
     ]
     assert all(len(entry["params"]) == len(entry["names"]) for entry in entries)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_bias_or_norm_of_any_method_decays_stacked_ones_included_and_every_matrix_does(case, text_encoder):
+    model, processor = tiny.llava()
+    set_stage(model, processor, {CASES[case].place: CASES[case].method}, text_encoder=text_encoder)
+    groups = parameter_groups(model)
+    entries = optimizer_groups(groups, dict.fromkeys(groups, 1e-3), weight_decay=0.1)
+    decay_of = {name: entry["weight_decay"] for entry in entries for name in entry["names"]}
+    tensors = {name: tensor for group in groups.values() for name, tensor in group.items()}
+    assert decay_of.keys() == tensors.keys()
+    for name, decay in decay_of.items():
+        spared = "bias" in name.rpartition(".")[2] or "norm" in name or tensors[name].ndim < 2
+        assert decay == (0.0 if spared else 0.1), name
+
+
+@pytest.mark.parametrize("case", ["vision covft cve dense", "projector qmoe"])
+def test_experts_have_stacked_biases(case, text_encoder):
+    """Or the test above would show nothing of them."""
+    model, processor = tiny.llava()
+    set_stage(model, processor, {CASES[case].place: CASES[case].method}, text_encoder=text_encoder)
+    assert any(name.endswith("_bias") and tensor.ndim == 2 for name, tensor in model.named_parameters())
 
 
 def test_gradient_norms_are_those_of_the_joined_gradient(model, groups):

@@ -10,6 +10,7 @@ from yarbus.core.errors import CheckpointError, ConfigError, DataError, Mismatch
 from yarbus.core.recipe import load_recipe
 from yarbus.core.records import read_json, read_jsonl
 from yarbus.training import checkpoint
+from yarbus.training.folder import open_run, refuse_changes
 from yarbus.training.stages import stage_seed, train, training_arguments
 
 KEYS = {"step", "epoch", "loss", "gradient_norm", "groups", "wall_seconds", "samples_per_second", "peak_bytes"}
@@ -143,6 +144,48 @@ def test_stages_that_cannot_be_meant_are_refused(recipe, tmp_path, stages, told)
     with pytest.raises(ConfigError, match=told):
         train(recipe, tmp_path / "run", stages=stages, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+SPARSE = {"method": "covft", "num_experts": 3, "routing": "sparse"}
+CONNECTOR = {"method": "qmoe", "num_queries": 4, "width": 16, "num_layers": 2, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("place", "method", "is_refused"),
+    [
+        ("vision", {"method": "covft", "num_experts": 2}, False),
+        ("vision", SPARSE, False),
+        ("vision", {**SPARSE, "balance_loss": 0.01}, True),
+        ("vision", {**SPARSE, "z_loss": 0.01}, True),
+        ("vision", {"method": "lora", "dropout": 0.0}, False),
+        ("vision", {"method": "lora", "dropout": 0.1}, True),
+        ("projector", CONNECTOR, True),
+    ],
+)
+def test_micro_batch_may_change_on_resume_where_no_method_depends_on_it(settings, tmp_path, place, method, is_refused):
+    """Of the stage or of one before: what ``align`` attached stays in ``instruct``."""
+    settings["stages"]["align"]["train"] = {place: method}
+    groups = ("vision", "vision_new", "router", "projector", "language")
+    for stage in settings["stages"].values():
+        stage["learning_rate"] = dict.fromkeys(groups, 1e-3)
+    settings["stages"]["instruct"]["train"] = {"language": "full"}
+    old, new = (load_recipe(settings, {"stages.instruct.micro_batch": size}) for size in (2, 1))
+    asked = {"stages": ["align", "instruct"], "start": None}
+    open_run(old, tmp_path / "run", "auto", asked["stages"], None)
+    refuse_changes(old, tmp_path / "run", asked)
+    if is_refused:
+        with pytest.raises(ConfigError, match="settings differ.*stages.instruct.micro_batch 2 -> 1"):
+            refuse_changes(new, tmp_path / "run", asked)
+    else:
+        refuse_changes(new, tmp_path / "run", asked)
+
+
+def test_a_method_of_a_later_stage_leaves_the_micro_batch_of_an_earlier_one_free(settings, tmp_path):
+    settings["stages"]["instruct"]["train"]["vision"] = {**SPARSE, "balance_loss": 0.01}
+    old, new = (load_recipe(settings, {"stages.align.micro_batch": size}) for size in (2, 1))
+    asked = {"stages": ["align", "instruct"], "start": None}
+    open_run(old, tmp_path / "run", "auto", asked["stages"], None)
+    refuse_changes(new, tmp_path / "run", asked)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"run": 7}', "{"])

@@ -93,6 +93,22 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _briefly(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Methods in two tables that fit into 80 columns: a line of facts each, and what each is, once for all places."""
+    from yarbus.models.attachment import Method
+
+    facts = [
+        {
+            **{key: row[key] for key in ("place", "method", "start", "fidelity")},
+            "layouts": "all" if set(row["layouts"]) == set(Method.layouts) else row["layouts"],
+            "paper": row["paper"].rpartition(", ")[2],  # without the title, where one is named
+        }
+        for row in rows
+    ]
+    meanings = dict.fromkeys((row["method"], row["what"]) for row in rows)
+    return [facts, [{"method": method, "what": what} for method, what in meanings]]
+
+
 def list_entries(kind: Annotated[Kind, typer.Argument(help="What to list.")], json: Json = False) -> None:
     """List methods, families, towers, benchmarks or recipes."""
     if kind in (Kind.methods, Kind.families, Kind.towers, Kind.benchmarks):
@@ -101,9 +117,14 @@ def list_entries(kind: Annotated[Kind, typer.Argument(help="What to list.")], js
     if json:
         print_json(rows)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in rows[0] if rows else []:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(_text, row.values()))
-    Console().print(table)
+    console, is_brief = Console(), kind is Kind.methods
+    for number, part in enumerate(_briefly(rows) if is_brief else [rows]):
+        if number:
+            console.print()
+        columns = list(part[0]) if part else []
+        table = Table(box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold", no_wrap=is_brief and column != columns[-1])
+        for row in part:
+            table.add_row(*map(_text, row.values()))
+        console.print(table)

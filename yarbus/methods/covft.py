@@ -341,6 +341,10 @@ class CoVFT(Method):
         """Whether routers bring losses of their own."""
         return self.routes and self.routing == "sparse" and bool(self.balance_loss or self.z_loss)
 
+    @property
+    def depends_on_micro_batch(self) -> bool:
+        return self.has_losses
+
     def groups(self, place: str) -> tuple[str, ...]:
         norms = () if self.layernorm == "none" else ("vision",)
         return (*norms, "vision_new", *(("router",) if self.routes else ()))

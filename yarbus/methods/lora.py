@@ -118,6 +118,10 @@ class LoRA(Method):
             if self.targets == "all-linear":
                 yield from vlm.feed_forward_linears(block)
 
+    @property
+    def depends_on_micro_batch(self) -> bool:
+        return self.dropout > 0
+
     def attach(self, vlm: VLM, place: str, attachment: Attachment) -> None:
         linears = list(self.linears(vlm, place))
         if self.rest == "trained":

@@ -2,7 +2,8 @@
 
 Their layer keeps an expert per module, and attends through ``nn.MultiheadAttention``, whose key weights have a half
 that reads the question and whose keys have a bias. Neither changes its output: here they are left out, there zeros.
-Their layer computes what ``CoVFT.preset("official")`` does; the tensors do not say so.
+Their layer computes what ``CoVFT.preset("official")`` does; the tensors do not say so. ``load_official`` checks what
+it can.
 """
 
 import re
@@ -10,9 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from yarbus.core.errors import MismatchError
+from yarbus.core.errors import ConfigError, MismatchError
+from yarbus.methods.covft import CoVFT
+from yarbus.models.attachment import adapter_tensors, attachment_of
+from yarbus.models.vlm import VLM
 
 OFFICIAL = "model.vision_tower.vision_tower.vision_model."
 """What names of the tower's tensors begin with there."""
@@ -45,6 +49,9 @@ _PLAIN = re.compile(
 )
 """Tensors of a CLIP tower outside of mixtures: only what stands before their name differs."""
 
+_COMPUTES = ("context", "routing", "activation", "num_heads", "temperature")
+"""Options that say what the layer computes and that no tensor's shape shows."""
+
 Mixture = Mapping[str, Tensor]
 """The tensors of one block's mixture, by name."""
 
@@ -52,12 +59,80 @@ Mixture = Mapping[str, Tensor]
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors for those of the official code's tower; exact, as what is left out never mattered.
 
-    Load them with ``model.load_state_dict(tensors, strict=False)`` into a model with ``CoVFT.preset("official")``, the
-    same number of experts and the same blocks.
+    ``load_official`` puts them into a model.
 
     Raises ``MismatchError`` for a tensor that is unknown or missing in a mixture.
     """
     return _renamed(state, OFFICIAL, OURS, _mixture_from_official)
+
+
+@torch.no_grad()
+def load_official(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Gives a model with ``CoVFT.preset("official")`` the official code's tower; on an error nothing has changed.
+
+    ``state`` must hold every tensor that the model's method trains. Those that it does not train are the base's: they
+    may be left out, and are compared and not copied, so that an adapter saved afterwards is whole.
+
+    Raises:
+        ConfigError: the attached method computes something else than the official layer.
+        MismatchError: a tensor is unknown, missing, of another shape, or of another base.
+    """
+    _check_method(model)
+    found = from_official(state)
+    fix = _fitting(found)
+    trained = {name: tensor for name, tensor in adapter_tensors(model).items() if name.startswith(OURS)}
+    whole = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(OURS)}
+    for name in sorted(found.keys() | trained.keys()):
+        if name not in found or name not in whole:
+            where = "the official tensors" if name in whole else "the model"
+            raise MismatchError(f"tensor '{name}' is not in {where}", fix=fix)
+        if found[name].shape != whole[name].shape:
+            shapes = f"official {tuple(found[name].shape)}, the model's {tuple(whole[name].shape)}"
+            raise MismatchError(f"tensor '{name}' does not fit", why=shapes, fix=fix)
+        if name not in trained and not _agree(found[name], whole[name]):
+            raise MismatchError(
+                f"tensor '{name}' is not the base's",
+                why="the attached method does not train it",
+                fix="attach to the base that the official model was trained from, with layernorm='all'",
+            )
+    for name, tensor in trained.items():
+        tensor.copy_(found[name])
+
+
+def _check_method(model: nn.Module) -> None:
+    method, official = attachment_of(model).places.get("vision"), CoVFT.preset("official")
+    if not isinstance(method, CoVFT):
+        raise ConfigError(
+            f"vision method '{method.name if method else 'frozen'}' is not covft",
+            fix="attach vision=CoVFT.preset('official')",
+        )
+    used = {option: getattr(method, option) for option in _COMPUTES}
+    used["activation"] = method.activation or VLM.of(model).activation
+    for option, value in used.items():
+        wanted = getattr(official, option)
+        if value != wanted:
+            raise ConfigError(
+                f"option '{option}' of the attached covft is {value!r}",
+                why=f"the official layer computes with {wanted!r}, and its tensors would load all the same",
+                fix="attach vision=CoVFT.preset('official')",
+            )
+
+
+def _fitting(found: Mapping[str, Tensor]) -> str:
+    """What to attach for these tensors."""
+    queries = {name: tensor for name, tensor in found.items() if name.endswith("extractor.query.weight")}
+    if not queries:
+        return "give the tower of a CoVFT model"
+    blocks = sorted(int(name.split(".layers.")[1].partition(".")[0]) for name in queries)
+    first = next(iter(queries))
+    experts, context_dim = len(found[first.replace("extractor.query", "router")]), len(queries[first])
+    options = f"first_block={blocks[0]}, last_block={blocks[-1]}, num_experts={experts}, context_dim={context_dim}"
+    return f"attach CoVFT.preset('official', {options}) and a text encoder as wide as the context; give all its tensors"
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Equal but for a rounding to bf16."""
+    return torch.allclose(one.to(other.device).float(), other.float(), rtol=2**-7, atol=1e-6)
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

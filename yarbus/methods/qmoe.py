@@ -288,6 +288,10 @@ class QMoE(Method):
     def reads_question(self) -> bool:
         return True
 
+    @property
+    def depends_on_micro_batch(self) -> bool:
+        return True
+
     def attach(self, vlm: VLM, place: str, attachment: Attachment) -> None:
         given = vlm.image_tokens
         if given is None:

@@ -76,6 +76,12 @@ class Method(ABC):
         """Whether images are treated at random, keyed by ``context_row_key``: each visit of a row needs its own key."""
         return False
 
+    @property
+    def depends_on_micro_batch(self) -> bool:
+        """Whether the same rows in other micro-batches train otherwise, by more than rounding: a loss over the images
+        of a forward, or draws from the global generator. A resumed run must then keep its ``micro_batch``."""
+        return False
+
     @abstractmethod
     def attach(self, vlm: VLM, place: str, attachment: "Attachment") -> None:
         """Inserts modules and says which parameters train in which group."""

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import nn
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.recipe import Recipe, load_recipe, write_recipe
 from yarbus.core.records import environment, read_record, write_json
+from yarbus.methods.assemble import build_all
 from yarbus.models.save import save_adapter
 from yarbus.training import checkpoint
 from yarbus.training.planning import check_inputs, plan_recipe
@@ -24,7 +25,9 @@ Resume = Literal["auto", "never"] | Path
 FREE_KEYS = frozenset(
     {"log_every", "checkpoint_every", "keep_checkpoints", "num_workers", "micro_batch", "gradient_checkpointing"}
 )
-"""Of a stage: what may change on resume. The last two change rounding only."""
+"""Of a stage: what may change on resume. The last two change rounding only, but for ``micro_batch`` where a method of
+that stage or one before depends on it (``Method.depends_on_micro_batch``): there it may not change. A base that has
+dropout of its own draws it anew."""
 FREE_SECTIONS = frozenset({"name", "evaluation", "compare", "record"})
 SHOWN_CHANGES = 6
 
@@ -113,7 +116,7 @@ def refuse_changes(recipe: Recipe, run: Path, asked: Mapping[str, Any]) -> None:
     """
     record = read_record(run / "environment.json")
     old = {**load_recipe(run / "recipe.yaml").resolved(), "run": {key: record.get(key) for key in asked}}
-    changed = differences(old, {**recipe.resolved(), "run": dict(asked)})
+    changed = differences(old, {**recipe.resolved(), "run": dict(asked)}, _bound_keys(recipe))
     if changed:
         more = f"; and {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
         raise ConfigError(
@@ -124,13 +127,25 @@ def refuse_changes(recipe: Recipe, run: Path, asked: Mapping[str, Any]) -> None:
         )
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """``key old -> new`` of each setting of a resolved recipe that changes the result and is not the same in both."""
+def _bound_keys(recipe: Recipe) -> set[str]:
+    """The free keys that are not free in this recipe: ``micro_batch`` from the first stage on whose method needs it."""
+    bound, depends = set(), False
+    for name, stage in recipe.stages.items():
+        depends = depends or any(method.depends_on_micro_batch for method in build_all(stage.train).values())
+        bound |= {f"stages.{name}.micro_batch"} if depends else set()
+    return bound
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], bound: Collection[str] = ()) -> list[str]:
+    """``key old -> new`` of each setting of a resolved recipe that changes the result and is not the same in both.
+
+    ``bound``: keys that change the result in this recipe though they are free in others.
+    """
     before, now = _leaves(old), _leaves(new)
     return [
         f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in {**before, **now}
-        if before.get(key) != now.get(key) and not _is_free(key)
+        if before.get(key) != now.get(key) and (key in bound or not _is_free(key))
     ]
 
 

@@ -118,10 +118,16 @@ def rate_scales(model: nn.Module, groups: Groups, rates: Mapping[str, GroupRate]
     return scales
 
 
+def is_decayed(name: str, tensor: Tensor) -> bool:
+    """Whether weight decay may act on a tensor: on no vector and no bias, stacked ones ``[experts, ...]`` included."""
+    leaf = name.rpartition(".")[2]
+    return tensor.ndim >= 2 and leaf != "bias" and not leaf.endswith("_bias")
+
+
 def optimizer_groups(
     groups: Groups, rates: Mapping[str, float], weight_decay: float, scales: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """What a torch optimizer takes: per group its matrices, and its biases and norms (``ndim < 2``) without decay.
+    """What a torch optimizer takes: per group its matrices, and its biases and norms without decay (``is_decayed``).
 
     Each entry carries ``group`` (the role) and ``names`` (of its ``params``, in order). ``scales`` (of ``rate_scales``)
     split a group further, one rate an entry, the slowest first.
@@ -134,7 +140,7 @@ def optimizer_groups(
                 chosen = {
                     name: tensor
                     for name, tensor in tensors.items()
-                    if (tensor.ndim >= 2) == decays and scales.get(name, 1.0) == scale
+                    if is_decayed(name, tensor) == decays and scales.get(name, 1.0) == scale
                 }
                 if chosen:
                     entries.append(
