@@ -5,6 +5,9 @@ import shlex
 import sys
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
 from tests.experiments import write_experiment
 from tests.studies.mixtures import done_here
@@ -27,7 +30,7 @@ def here(monkeypatch):
 def test_methods_with_options_are_trained_compared_and_shown(experiment, tmp_path, here, capsys, monkeypatch):
     folder = tmp_path / "c"
     vision = "frozen,full,covft[merged,num_experts=2,context_dim=16]"
-    arguments = ["compare", str(experiment), "stages.instruct.log_every=1", "--vision", vision, "--folder", str(folder)]
+    arguments = ["compare", str(experiment), "stages.instruct.steps=4", "--vision", vision, "--folder", str(folder)]
     monkeypatch.setattr(sys, "argv", ["yarbus", *arguments, "--seeds", "2"])
     assert run(sys.argv[1:]) == 0
     printed = capsys.readouterr().out
@@ -59,6 +62,33 @@ def test_places_are_combined_and_runs_looked_into_where_asked_for(experiment, tm
     assert record["variants"] == ["frozen+frozen", "frozen+full"]
     assert {one["reference"] for one in record["results"]["differences"]} == {"frozen+frozen"}
     assert (tmp_path / "c" / "frozen+full-seed0" / "analysis" / "index.json").is_file()
+
+
+def test_projectors_are_compared_from_the_align_stage_that_each_needs(experiment, tmp_path, here, capsys):
+    names = ["frozen", "full", "qmoe-num_queries-2-width-16-num_layers-1-num_heads-2"]
+    arguments = ["--projector", "frozen,full,qmoe[num_queries=2,width=16,num_layers=1,num_heads=2]"]
+    assert run(["compare", str(experiment), *arguments, "--folder", str(tmp_path / "c"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variants"] == names
+    starts = [read_json(tmp_path / "c" / f"{name}-seed0" / "environment.json")["start"] for name in names]
+    assert starts[0] == starts[1] != starts[2] and len(list((tmp_path / "c").glob("align-*"))) == 2
+    frozen, align = (
+        load_file(folder / "adapter" / "adapter.safetensors")
+        for folder in (tmp_path / "c" / "frozen-seed0", *(
+            path for path in (tmp_path / "c").glob("align-*")
+            if read_json(path / "adapter" / "adapter.json")["sha256"] == starts[0]
+        ))
+    )  # fmt: skip
+    projector = [name for name in align if "projector" in name]
+    assert projector and all(torch.equal(frozen[name], align[name]) for name in projector)
+
+
+def test_a_recipe_without_variants_is_told_what_to_name(experiment, tmp_path, capsys):
+    values = yaml.safe_load(experiment.read_text())
+    del values["compare"]
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(values))
+    assert run(["compare", str(tmp_path / "my.yaml"), "--folder", str(tmp_path / "c")]) == 2
+    printed = capsys.readouterr()
+    assert "runs" not in printed.out and "--vision frozen,full" in printed.err and "compare.variants" in printed.err
 
 
 @pytest.mark.parametrize(

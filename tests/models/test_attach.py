@@ -18,9 +18,9 @@ from tests import tiny
 from tests.models.batches import QUESTIONS, ask
 from tests.models.test_question_path import METHODS, attached
 from yarbus.core.errors import ConfigError, MismatchError
-from yarbus.methods import CoVFT
+from yarbus.methods import CoVFT, Frozen, Full, QMoE
 from yarbus.models.attach import set_stage
-from yarbus.models.attachment import is_attached, parameter_groups
+from yarbus.models.attachment import attachment_of, is_attached, parameter_groups
 from yarbus.models.question import Question
 
 
@@ -52,7 +52,7 @@ def test_a_copy_and_a_model_in_another_precision_detach_if_nothing_trained(text_
 def test_a_method_made_in_python_is_checked_as_one_from_a_recipe():
     code = """
 from yarbus.core.errors import ConfigError
-from yarbus.methods import CoVFT
+from yarbus.methods import CoVFT, Frozen, Full, QMoE
 for options in ({"routing": "thin"}, {"context": "picture"}, {"num_experts": 0}, {"num_heads": "4"}):
     try:
         CoVFT(**options)
@@ -211,3 +211,19 @@ def test_trainer_keeps_the_context_when_it_removes_unused_columns(text_encoder, 
     assert arguments.remove_unused_columns
     Trainer(model, arguments, train_dataset=rows).train()
     assert not torch.equal(model.model.vision_tower.encoder.layers[2].mlp.router.weight, before)
+
+
+@pytest.mark.parametrize("place", ["projector", "vision"])
+def test_a_place_that_holds_a_method_is_frozen_by_its_word_and_trains_again_under_its_method(place, text_encoder):
+    model, processor = tiny.llava()
+    held = CoVFT(num_experts=2, context_dim=16) if place == "vision" else Full()
+    set_stage(model, processor, {place: held}, text_encoder=text_encoder)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    set_stage(model, processor, {place: Frozen(), "language": Full()})
+    assert attachment_of(model).places[place] == held
+    now = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained and now and not trained & now
+    set_stage(model, processor, {place: held})
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with pytest.raises(ConfigError, match="holds 'covft' already" if place == "vision" else "holds 'full' already"):
+        set_stage(model, processor, {place: {"vision": Full(), "projector": QMoE()}[place]}, text_encoder=text_encoder)

@@ -9,7 +9,7 @@ def test_what_differs_besides_the_method_is_named_with_its_values():
         "stages.instruct.batch": {"a": 1, "b": 2, "c": 3, "d": 4},
     }
     assert besides({"differs": differs}) == (
-        "Besides the method, variants differ in stages.instruct.fraction: 1.0 in frozen and full, 0.5 in half; "
+        "Besides the method, variants differ in stages.instruct.fraction: 1.0 (frozen, full), 0.5 (half); "
         "stages.instruct.batch: 4 values."
     )
     assert besides({}) == besides({"differs": {}}) == ""
@@ -23,3 +23,17 @@ def test_what_was_checked_is_counted_and_what_is_unknown_named():
         "Nothing is known of c, which kept no checkpoint."
     )
     assert checked({}) == ""
+
+
+def test_what_runs_were_asked_is_counted_by_benchmark():
+    facts = [
+        ("questions", "a", ["x", "y"]),
+        ("questions", "b", ["x", "y"]),
+        ("prompt", None, ["x"]),
+        ("prompt", None, ["y"]),
+    ]
+    record = {"checked": [{"fact": fact, "benchmark": name, "runs": runs} for fact, name, runs in facts]}
+    assert checked(record) == (
+        "Checked on the disk, by hash, to be the same: questions and answers of 2 runs in 2 benchmarks; "
+        "way of asking of 2 runs in 2 sets."
+    )

@@ -1,5 +1,7 @@
 """Tasks won are counted with and without their intervals."""
 
+from dataclasses import replace
+
 from yarbus.report.beats import Beats, beats_of
 from yarbus.report.cells import MEAN
 from yarbus.report.contrasts import Contrast
@@ -16,5 +18,6 @@ def test_tasks_are_counted_by_sign_and_those_clear_of_0_apart():
     ]  # fmt: skip
     beats = beats_of(found, "frozen", "full")
     assert beats == Beats(num_tasks=4, above=2, clearly_above=1, below=1, clearly_below=1)
-    assert str(beats) == "above on 2 of 4, clear on 1, clearly below on 1"
+    assert beats.words == ["2 of 4", "1 clear", "1 clearly below"]
+    assert replace(beats, clearly_below=0).words == ["2 of 4", "1 clear"]
     assert beats_of(found, "full", "frozen") is None

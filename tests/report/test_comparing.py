@@ -26,7 +26,7 @@ def test_what_differs_besides_the_method_stands_in_the_header(tmp_path):
     alignment = {"differs": {"stages.instruct.fraction": {"frozen": 1.0, "full": 0.5}}, "checked": []}
     write_json(folder / "comparison.json", {**read_json(folder / "comparison.json"), "alignment": alignment})
     head = write_report(folder).read_text().partition("</header>")[0]
-    assert "Besides the method, variants differ in stages.instruct.fraction: 1.0 in frozen, 0.5 in full." in head
+    assert "Besides the method, variants differ in stages.instruct.fraction: 1.0 (frozen), 0.5 (full)." in head
 
 
 def test_variants_without_frozen_or_full_are_compared_with_the_first(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from yarbus.report.cost_table import cost_figure, count_text, seconds_text, shared_machine
-from yarbus.report.costs import Cost
+from yarbus.report.costs import Cost, step_ratio
 from yarbus.report.look import Look
 
 FROZEN = Cost(
@@ -41,7 +41,12 @@ def test_columns_that_no_record_fills_are_left_out():
     ("jobs", "threads", "text"),
     [
         ([1], [2], "Measured while 1 run had the machine, with 2 threads each."),
-        ([2, 8], [1, 4], "Measured while 2 to 8 runs shared the machine."),
+        (
+            [2, 8],
+            [1, 4],
+            "Measured while 2 to 8 runs shared the machine. Times under other numbers of runs or threads are not "
+            "compared.",
+        ),
         ([], [1], "How many runs shared the machine meanwhile was not recorded."),
     ],
 )
@@ -54,3 +59,18 @@ def test_numbers_have_three_digits():
         "0", "9,999", "23.8 k", "304 M", "7.29 B",
     ]  # fmt: skip
     assert [seconds_text(s) for s in (0.038, 0.42, 12.4)] == ["38 ms", "0.42 s", "12 s"]
+
+
+@pytest.mark.parametrize(
+    "other", [{"jobs": [1]}, {"threads": [2]}, {"jobs": []}, {"threads": []}, {"jobs": [1, 2]}, {"step_seconds": None}]
+)
+def test_a_step_under_other_circumstances_is_a_dash_beside_its_seconds(other):
+    found = cost_figure([FROZEN, replace(FULL, **other)], LOOK)
+    assert "1.20" not in found.body and found.rows[1][found.header.index("step_ratio")] is None
+    assert found.reading == "No step time can be compared with frozen's."
+    assert step_ratio(FULL, replace(FROZEN, **other)) is step_ratio(None, FROZEN) is step_ratio(FULL, None) is None
+    assert step_ratio(FULL, FROZEN) == pytest.approx(1.2)
+
+
+def test_memory_of_a_cpu_is_said_to_hold_the_libraries():
+    assert "On a CPU the peak includes the libraries, so that ratios lie near 1." in cost_figure([FROZEN], LOOK).how

@@ -4,6 +4,7 @@ import pytest
 
 from tests.report.synthetic import write_comparison
 from yarbus.core.errors import CheckpointError
+from yarbus.core.records import write_json
 from yarbus.report.costs import costs_of, method_text, rate_text, ratio, reference_of, seconds_per_step
 from yarbus.report.runs import read_comparison
 
@@ -62,3 +63,24 @@ def test_a_rate_that_is_more_than_a_number_says_what():
     assert rate_text(5e-4) == "0.0005"
     assert rate_text({"peak": 5e-4, "block_decay": 0.9, "schedule": None}) == "0.0005 (block_decay 0.9)"
     assert ratio(1.0, None) is ratio(None, 1.0) is ratio(1.0, 0) is None
+
+
+def test_fewer_than_three_intervals_are_no_step_time(tmp_path):
+    folder = write_comparison(tmp_path, skills={"frozen": 0.0, "full": 0.1}, num_scenes=2)
+    path = folder / "full-seed0" / "stages" / "instruct" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    for number, is_known in ((4, True), (3, False)):
+        path.write_text("".join(lines[:number]))
+        found = {one.variant: one for one in costs_of(read_comparison(folder))}
+        assert (found["full"].step_seconds is not None) == is_known and found["frozen"].step_seconds
+
+
+def test_a_run_knows_itself_how_the_machine_was_shared_and_one_that_does_not_makes_it_unknown(tmp_path):
+    folder = write_comparison(tmp_path, skills={"frozen": 0.0}, seeds=(0, 1), num_scenes=2)
+    write_json(folder / "frozen-seed1" / "sharing.json", {"jobs": [1, 3], "threads": [2]})
+    (found,) = costs_of(read_comparison(folder))
+    assert (found.jobs, found.threads) == ([1, 2, 3], [1, 2])  # the other by the comparison's record, as once written
+    record = folder / "comparison.json"
+    record.write_text(record.read_text().replace('"jobs"', '"other"'))
+    (found,) = costs_of(read_comparison(folder))
+    assert (found.jobs, found.threads) == ([], [1, 2])

@@ -31,6 +31,16 @@ def test_headline_does_not_say_too_short_when_the_interval_leaves_zero_out(tmp_p
     assert summary.details[0] == "Against frozen: full is better."
 
 
+def test_a_leader_among_many_is_held_against_all_of_them(tmp_path):
+    two = {"vpt": {"a": "1" * 6 + "0" * 34}, "full": {"a": "1" * 11 + "0" * 29}}
+    alone = summarise(by_hand(tmp_path / "two", two)).headline
+    assert "full is ahead" in alone and "clear of the next best, vpt" in alone
+    many = {f"m{number}": two["vpt"] for number in range(9)}
+    headline = summarise(by_hand(tmp_path / "many", two | many)).headline
+    assert "full leads with 27.5 % on a, but not for sure once all 10 others count" in headline
+    assert "too short to separate full, " in headline
+
+
 def test_equal_models_are_not_separated(tmp_path):
     summary = summarise(by_hand(tmp_path, {"frozen": {"a": "10"}, "full": {"a": "10"}}))
     assert "too short to separate frozen and full" in summary.headline

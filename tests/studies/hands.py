@@ -40,6 +40,11 @@ def pretend(work: Work) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def tell_process(work: Work) -> None:
+    """Writes down which process does a work."""
+    (work.run.parent / f"{work.label}.pid").write_text(str(os.getpid()))
+
+
 def count_threads(work: Work) -> None:
     """Writes down how many threads a worker was given, and how many its libraries will take."""
     (work.run.parent / "threads").write_text(f"{work.threads} {os.environ['OMP_NUM_THREADS']}")

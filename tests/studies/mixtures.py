@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -60,6 +61,6 @@ def done_here(works: Sequence[Work], after: Mapping[str, str], jobs: int, progre
     try:
         for work in works:
             if not work.is_finished():
-                do(work)
+                do(replace(work, jobs=jobs))
     finally:
         gc.unfreeze()

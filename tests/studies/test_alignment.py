@@ -160,7 +160,8 @@ def test_runs_that_began_elsewhere_are_refused_by_name(experiment, tmp_path, her
     with pytest.raises(MismatchError, match="'covft-seed0' saw another start than 'frozen-seed0'"):
         check_runs(here)
     apart = [replace(work, start=tmp_path) if work.label == "covft-seed0" else work for work in here]
-    assert len(check_runs(apart)["checked"]) == len(check_runs(here[:-1])["checked"]) + 1
+    starts = [one["runs"] for one in check_runs(apart)["checked"] if one["fact"] == "start"]
+    assert starts == [["frozen-seed0"], ["covft-seed0"]]
 
 
 def test_a_run_that_has_not_begun_saw_nothing(experiment, tmp_path, here):
@@ -179,3 +180,59 @@ def test_fractions_of_data_are_compared_where_the_recipe_says_so(experiment, tmp
     assert (
         "Besides the method, variants differ in stages.instruct.fraction" in (folder / "report/index.html").read_text()
     )
+
+
+@pytest.fixture
+def apart(experiment):
+    """The recipe with a benchmark of its own, so that questions can change and training data stay; and its file."""
+    pictures = experiment.parent / "pictures"
+    path = pictures / "test.json"
+    shutil.copy(pictures / "rows.json", path)
+    return load_recipe(experiment, {"evaluation": [f"file:{path}"]}), path
+
+
+def edit_answer(path) -> None:
+    path.write_text(path.read_text().replace('"two"', '"seven"'))
+
+
+def test_a_benchmark_that_was_edited_between_two_sessions_is_told_before_any_work(apart, tmp_path, here):
+    recipe, path = apart
+    yarbus.compare(recipe, ["frozen"], folder=tmp_path / "c", progress=False)
+    edit_answer(path)
+    del here[:]
+    with pytest.raises(
+        DataError, match=r"benchmark changed since 'frozen-seed0' was asked.*test\.json.*another folder"
+    ):
+        yarbus.compare(recipe, folder=tmp_path / "c", progress=False)
+    with pytest.raises(DataError, match="since 'frozen-seed0' was asked"):
+        yarbus.compare(recipe, ["frozen"], seeds=2, folder=tmp_path / "c", progress=False)
+    assert here == [] and not (tmp_path / "c" / "covft-seed0").exists()
+    yarbus.compare(recipe, ["frozen"], folder=tmp_path / "c", progress=False)  # asks nothing
+
+
+def test_runs_that_were_asked_otherwise_are_refused_by_name(apart, tmp_path, here, monkeypatch):
+    recipe, path = apart
+    yarbus.compare(recipe, ["frozen"], folder=tmp_path / "c", progress=False)
+    edit_answer(path)
+    monkeypatch.setattr(comparing, "refuse_other_data", lambda works: None)
+    with pytest.raises(MismatchError, match=r"'covft-seed0' was asked other questions than 'frozen-seed0'.*evaluation"):
+        yarbus.compare(recipe, folder=tmp_path / "c", progress=False)
+    assert "results" not in read_json(tmp_path / "c" / RECORD)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("max_new_tokens", 3, "length of replies"), ("prompt", "other", "shown its questions")],
+)
+def test_replies_of_another_length_or_prompt_do_not_stand_beside_each_other(key, value, message, apart, tmp_path, here):
+    folder = yarbus.compare(apart[0], ["frozen"], seeds=2, folder=tmp_path / "c", progress=False)
+    checked = read_json(folder / RECORD)["alignment"]["checked"]
+    assert {one["fact"] for one in checked if len(one["runs"]) == 2 and one["stage"] is None} >= {
+        "questions", "length", "prompt",
+    }  # fmt: skip
+    (path,) = (folder / "frozen-seed1").rglob("scores.json")
+    write_json(path, {**read_json(path), key: value})
+    with pytest.raises(MismatchError, match=message):
+        check_runs(here)
+    write_json(path, {**read_json(path), "num_errors": 1})  # it will be asked again
+    check_runs(here)

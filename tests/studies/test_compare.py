@@ -1,23 +1,33 @@
 """A comparison starts every variant from one checkpoint, repeats nothing, and goes on where it stopped."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
 import yarbus
 from tests.experiments import write_experiment
+from tests.studies.hands import work
 from tests.studies.mixtures import done_here, write_mixture
-from yarbus.core.errors import ConfigError, DataError, MismatchError
+from yarbus.core.errors import ConfigError, DataError, LockedError, MismatchError
+from yarbus.core.lock import locked
 from yarbus.core.recipe import load_recipe
-from yarbus.core.records import read_json
+from yarbus.core.records import read_json, write_json
+from yarbus.report.runs import read_comparison
 from yarbus.studies import compare as comparing
 from yarbus.studies import workers
+from yarbus.studies.work import note_sharing
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    return write_experiment(tmp_path_factory.mktemp("experiment"))
+    path = write_experiment(tmp_path_factory.mktemp("experiment"))
+    values = yaml.safe_load(path.read_text())
+    values["stages"]["instruct"]["steps"] = 4  # fewer have no step time
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +62,8 @@ def test_the_record_holds_what_was_found_and_how_many_runs_shared_the_machine(co
     record = read_json(comparison / "comparison.json")
     results = record["results"]
     assert {one["reference"] for one in results["differences"]} == {"frozen"}
-    assert {run["jobs"] for run in record["runs"].values()} == {2}
+    shared = {"jobs": [2], "threads": [1]}
+    assert all(read_json(comparison / name / "sharing.json") == shared for name in record["runs"])
     full = {one["variant"]: one for one in results["costs"]}["covft"]
     assert full["vision_trained"] and full["step_seconds"] and (full["jobs"], full["threads"]) == ([2], [1])
     page = (comparison / "report" / "index.html").read_text()
@@ -78,7 +89,6 @@ def no_work(monkeypatch):
 def test_a_second_call_repeats_nothing(free, comparison, experiment, no_work):
     before = {path: path.read_bytes() for path in comparison.rglob("*") if path.is_file() and path.parent != comparison}
     yarbus.compare(load_recipe(experiment, free), seeds=2, folder=comparison, jobs=1, progress=False)
-    assert read_json(comparison / "comparison.json")["runs"]["frozen-seed0"]["jobs"] == 2  # as it was when it ran
     changed = {path for path, content in before.items() if path.read_bytes() != content}
     assert changed <= {comparison / "report" / "index.html"}
 
@@ -249,3 +259,41 @@ def test_a_checkpoint_that_would_not_be_there_is_told_before_any_work(
     with pytest.raises(ConfigError, match=rf"no checkpoint of step {step} - of its \d steps it keeps {kept}; fix"):
         yarbus.compare(recipe, folder=tmp_path / "c", checkpoints=[step], progress=False)
     assert not (tmp_path / "c").exists()
+
+
+def test_how_the_machine_was_shared_stays_with_a_run_whatever_is_compared_later(experiment, tmp_path, here):
+    folder = tmp_path / "c"
+    yarbus.compare(experiment, folder=folder, jobs=2, progress=False)
+    record = read_json(folder / "comparison.json")
+    for name, run in record["runs"].items():  # as comparisons were recorded once
+        (folder / name / "sharing.json").unlink()
+        run["jobs"] = 2
+    write_json(folder / "comparison.json", record)
+    yarbus.compare(experiment, ["frozen"], seeds=2, folder=folder, jobs=1, progress=False)
+    yarbus.compare(experiment, seeds=2, folder=folder, jobs=1, progress=False)
+    jobs = {run.folder.name: run.jobs for run in read_comparison(folder).runs}
+    assert jobs == {"frozen-seed0": [2], "covft-seed0": [2], "frozen-seed1": [1], "covft-seed1": [1]}
+
+
+def test_a_run_that_was_interrupted_adds_how_it_goes_on_and_a_new_one_forgets(tmp_path):
+    one = work(tmp_path, "frozen-seed0")
+    one.run.mkdir()
+    note_sharing(one)
+    assert not list(one.run.iterdir())  # nobody knows
+    for jobs, threads, expected in ((2, 1, [2]), (3, 1, [3])):
+        note_sharing(replace(one, jobs=jobs, threads=threads))
+        assert read_json(one.run / "sharing.json") == {"jobs": expected, "threads": [1]}
+    (one.run / "stages" / "instruct" / "checkpoints" / "step-000001").mkdir(parents=True)
+    note_sharing(replace(one, jobs=1, threads=2))
+    assert read_json(one.run / "sharing.json") == {"jobs": [1, 3], "threads": [1, 2]}
+    (one.run / "adapter").mkdir()
+    write_json(one.run / "adapter" / "adapter.json", {})
+    note_sharing(replace(one, jobs=7))
+    assert read_json(one.run / "sharing.json")["jobs"] == [1, 3]
+
+
+def test_a_run_that_another_call_is_at_is_left_to_it(experiment, tmp_path, here):
+    with locked(tmp_path / "c" / "frozen-seed0"), pytest.raises(LockedError, match="locked by another .*frozen-seed0"):
+        yarbus.compare(experiment, ["frozen"], folder=tmp_path / "c", progress=False)
+    assert not (tmp_path / "c" / "frozen-seed0" / "stages").exists()
+    yarbus.compare(experiment, ["frozen"], folder=tmp_path / "c", progress=False)

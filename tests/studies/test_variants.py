@@ -63,6 +63,8 @@ def test_two_places_make_every_combination(recipe):
         ({"vision": "covft[merged,routing=dense]"}, "option 'routing' of 'covft' stands twice"),
         ({"vision": "covft[num_experts=]"}, None),
         ({"vision": "covft[expert_jitter=1e-3]"}, "is text in YAML"),
+        ({"vision": "covft[method=lora]"}, r"'covft' cannot have another method .*; fix: write .* lora\["),
+        ({"vision": "frozne"}, "use one of: frozen$"),
         ({"vision": "full,full"}, "two variants are called 'full'"),
         ({"vision": "covft[num_experts=2],covft[num_experts,=2]"}, "is no value"),
         ({"vision": " , "}, "no variant named: --vision"),
@@ -114,3 +116,14 @@ def test_two_parts_that_set_one_path_otherwise_are_refused(recipe):
 )
 def test_names_are_safe_for_folders(text, name):
     assert safe_name(text) == name
+
+
+def test_a_projector_replaces_the_one_that_earlier_stages_train(recipe):
+    found = variants_of(recipe, {"projector": "frozen,full,qmoe[num_queries=null]"})
+    last, align = "stages.instruct.train.projector", "stages.align.train.projector"
+    qmoe = {"method": "qmoe", "num_queries": None}
+    assert found["frozen"] == {last: {"method": "frozen"}} and found["full"] == {last: {"method": "full"}}
+    assert found["qmoe-num_queries-null"] == {align: qmoe, last: qmoe}
+    values = recipe.resolved()
+    values["stages"]["align"]["train"] = {"vision": "full", "projector": "frozen"}
+    assert list(variants_of(load_recipe(values), {"projector": "qmoe"})["qmoe"]) == [last]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.studies.hands import count_threads, pid_of, pretend, work
+from tests.studies.hands import count_threads, pid_of, pretend, tell_process, work
 from yarbus.core.errors import CheckpointError, DataError
 from yarbus.studies import workers
 
@@ -71,3 +71,10 @@ def test_a_worker_has_its_share_of_threads(tmp_path, monkeypatch):
     workers.work_off([work(tmp_path, "counting")], {}, 2, False)
     assert (tmp_path / "threads").read_text() == "3 3"
     assert os.environ.get("OMP_NUM_THREADS") != "3"
+
+
+def test_every_run_has_a_process_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "do", tell_process)
+    workers.work_off([work(tmp_path, label) for label in "abc"], {"c": "a"}, 2, False)
+    pids = {pid_of(tmp_path, label) for label in "abc"}
+    assert len(pids) == 3 and all(ends(pid) for pid in pids)

@@ -75,6 +75,9 @@ def _wanted(recipe: "Recipe", places: dict[str, str], variants: str | None) -> A
         fix = "name the recipe's variants in the place's list, too"
         raise ConfigError(f"--variants and {given} are both given", fix=fix)
     if not places:
+        if recipe.compare is None or not recipe.compare.variants:
+            fix = "name methods, such as --vision frozen,full, or write compare.variants into the recipe"
+            raise ConfigError("nothing to compare", why="the recipe names no variants", fix=fix)
         return names(variants)
     from yarbus.studies.variants import variants_of
 

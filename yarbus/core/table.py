@@ -14,7 +14,8 @@ from yarbus.core.errors import ConfigError, UserError
 
 def closest(name: str, names: list[str]) -> str:
     """The names most like ``name``, else all of them: the "use one of" of an error message."""
-    return ", ".join(get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names))
+    known = list(dict.fromkeys(names))
+    return ", ".join(get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known))
 
 
 class Table(Mapping[str, Any]):

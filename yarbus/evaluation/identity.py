@@ -4,6 +4,7 @@ Replies of two models in one folder would be a score of neither, so the runner w
 beside the replies and refuses to go on when one differs.
 """
 
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,3 +74,15 @@ class SampleHashes:
         for path in sample.images:
             digest.update(self._picture(path).encode())
         return digest.hexdigest()[:LENGTH]
+
+
+def hash_of_questions(hashes: Iterable[tuple[str, str]]) -> str:
+    """Hash of a whole benchmark from ``(sample id, sample hash)``, in whatever order they come."""
+    lines = sorted(f"{name} {sample_hash}" for name, sample_hash in hashes)
+    return sha256("\n".join(lines).encode()).hexdigest()[:LENGTH]
+
+
+def questions_hash(samples: Sequence[Sample]) -> str:
+    """Hash of questions, answers and pictures as they are now: what scores.json calls ``data``."""
+    sample_hash = SampleHashes()
+    return hash_of_questions((sample.id, sample_hash(sample)) for sample in samples)

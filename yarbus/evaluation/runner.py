@@ -6,7 +6,6 @@ are always made from the file of replies: :func:`rescore` makes them again witho
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from yarbus.data.sample import Sample
 from yarbus.evaluation import own_file
 from yarbus.evaluation.benchmark import BENCHMARKS, Benchmark, Protocol
 from yarbus.evaluation.folder import benchmark_folder
-from yarbus.evaluation.identity import SampleHashes, model_fingerprint, prompt_fingerprint
+from yarbus.evaluation.identity import SampleHashes, hash_of_questions, model_fingerprint, prompt_fingerprint
 from yarbus.evaluation.progress import progress_of
 from yarbus.evaluation.replies import (
     IDENTITY,
@@ -173,10 +172,9 @@ def rescore(folder: Path) -> Row:
         name: {**score(metric, replies), "chance": benchmark.chance_of(name)}
         for name, metric in benchmark.metrics.items()
     }
-    data = sha256("\n".join(sorted(f"{row['sample_id']} {row['sample_hash']}" for row in rows)).encode())
     scores = {
         **{key: identity[key] for key in IDENTITY},
-        "data": data.hexdigest()[:16],
+        "data": hash_of_questions((row["sample_id"], row["sample_hash"]) for row in rows),
         "paper": benchmark.paper,
         "licence": benchmark.licence,
         "num_samples": identity["num_samples"],

@@ -17,6 +17,9 @@ from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load
 from yarbus.models.vlm import VLM
 from yarbus.models.wrapper import ContextMixin, context_class
 
+FROZEN = "frozen"
+"""The method that asks for a place as it is: it never takes out what an earlier stage attached."""
+
 
 def _begin(vlm: VLM, keep_base: bool) -> Attachment:
     model = vlm.model
@@ -68,6 +71,8 @@ def _attach_method(vlm: VLM, attachment: Attachment, place: str, method: Method)
     if holds == method:
         return
     if holds is not None and holds.groups(place):
+        if method.name == FROZEN:  # what the place holds stays and runs; it only trains no more
+            return
         raise ConfigError(
             f"place '{place}' holds '{holds.name}' already",
             why="a method stays where an earlier stage attached it",

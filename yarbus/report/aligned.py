@@ -1,22 +1,27 @@
 """What the variants of a comparison differ in besides the method, and what of the rest was checked."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from yarbus.report.estimates import listed, several
 from yarbus.report.runs import Row
 
-FACTS = {"data": "samples", "base": "base", "start": "start"}
+FACTS = {
+    "data": "samples", "base": "base", "start": "start",
+    "questions": "questions and answers", "length": "length of replies", "prompt": "way of asking",
+}  # fmt: skip
 MOST_VALUES = 3
 """A setting with more different values than this is named without them."""
 
 
-def _values(values: dict[str, Any]) -> str:
+def values_text(values: Mapping[str, Any], most: int | None = None) -> str:
+    """``250 (frozen, lora), 300 (full)``; of more than ``most`` different values only how many there are."""
     holders: dict[str, list[str]] = {}
     for name, value in values.items():
         holders.setdefault(str(value), []).append(name)
-    if len(holders) > MOST_VALUES:
+    if most is not None and len(holders) > most:
         return f"{len(holders)} values"
-    return ", ".join(f"{value} in {listed(names)}" for value, names in holders.items())
+    return ", ".join(f"{value} ({', '.join(names)})" for value, names in holders.items())
 
 
 def besides(alignment: Row) -> str:
@@ -24,7 +29,8 @@ def besides(alignment: Row) -> str:
     differs = alignment.get("differs") or {}
     if not differs:
         return ""
-    return f"Besides the method, variants differ in {'; '.join(f'{p}: {_values(v)}' for p, v in differs.items())}."
+    settings = "; ".join(f"{path}: {values_text(values, MOST_VALUES)}" for path, values in differs.items())
+    return f"Besides the method, variants differ in {settings}."
 
 
 def checked(alignment: Row) -> str:
@@ -34,10 +40,14 @@ def checked(alignment: Row) -> str:
         return ""
     parts = []
     for fact, word in FACTS.items():
-        counts = [len(one.get("runs") or []) for one in found if one.get("fact") == fact]
-        if counts:
-            apart = f" in {len(counts)} sets" if len(counts) > 1 else ""
-            parts.append(f"{word} of {several(sum(counts), 'run')}{apart}")
+        some = [one for one in found if one.get("fact") == fact]
+        benchmarks = {name for one in some if (name := one.get("benchmark"))}
+        if benchmarks:
+            runs = {name for one in some for name in one.get("runs") or []}
+            parts.append(f"{word} of {several(len(runs), 'run')} in {several(len(benchmarks), 'benchmark')}")
+        elif some:
+            apart = f" in {len(some)} sets" if len(some) > 1 else ""
+            parts.append(f"{word} of {several(sum(len(one.get('runs') or []) for one in some), 'run')}{apart}")
     unknown = alignment.get("unknown") or []
     rest = f" Nothing is known of {listed(unknown)}, which kept no checkpoint." if unknown else ""
     return f"Checked on the disk, by hash, to be the same: {'; '.join(parts)}.{rest}"

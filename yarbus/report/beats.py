@@ -17,9 +17,11 @@ class Beats:
     below: int
     clearly_below: int
 
-    def __str__(self) -> str:
-        below = f", clearly below on {self.clearly_below}" if self.clearly_below else ""
-        return f"above on {self.above} of {self.num_tasks}, clear on {self.clearly_above}{below}"
+    @property
+    def words(self) -> list[str]:
+        """``2 of 4``, ``1 clear``, and where there are any ``1 clearly below``."""
+        below = [f"{self.clearly_below} clearly below"] if self.clearly_below else []
+        return [f"{self.above} of {self.num_tasks}", f"{self.clearly_above} clear", *below]
 
 
 def beats_of(contrasts: Sequence[Contrast], reference: str, variant: str) -> Beats | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from yarbus.report.answers import Answers, groups_of, is_right
-from yarbus.report.intervals import bootstrap_mean, wilson
+from yarbus.report.intervals import Difference, Interval, bootstrap_mean, wilson
 
 MEAN = "mean of tasks"
 
@@ -30,16 +30,30 @@ class Line:
 
 
 def cell_of(answers: Answers, task: str) -> Cell | None:
-    """One variant on one task; None where it has not been asked."""
+    """One variant on one task; None where it has not been asked.
+
+    The interval is drawn over scenes and seeds, as the mean's is. It is Wilson's where one seed answered one question
+    about each scene, and where all answers are right or all wrong, of which draws could only repeat the same: then
+    each scene counts once.
+    """
     values = [is_right(row) for (name, _, _), row in answers.items() if name == task]
     if not values:
         return None
     seeds = {seed for name, seed, _ in answers if name == task}
     questions = {sample for name, _, sample in answers if name == task}
     value = sum(values) / len(values)
-    # Seeds answer the same questions: counting each question once keeps the interval honest.
-    interval = wilson(value * len(questions), len(questions))
-    return Cell(value, interval.low, interval.high, len(questions), len(seeds))
+    ends = _ends(answers, task, len(questions), len(seeds))
+    return Cell(value, ends.low, ends.high, len(questions), len(seeds))
+
+
+def _ends(answers: Answers, task: str, num_questions: int, num_seeds: int) -> Interval | Difference:
+    keys = [key for key in answers if key[0] == task]
+    values, groups = [is_right(answers[key]) for key in keys], groups_of(keys, answers)
+    scenes = len(set(groups))
+    share = sum(values) / len(values)
+    if (num_seeds == 1 and scenes == num_questions) or share in (0.0, 1.0):
+        return wilson(share * scenes, scenes)
+    return bootstrap_mean(values, groups, seeds=[key[1] for key in keys])
 
 
 def mean_cell(answers: Answers, tasks: list[str]) -> Cell:

@@ -87,6 +87,12 @@ def _corrected(family: Sequence[Contrast]) -> list[Contrast]:
     return [replace(one, p_holm=value) for one, value in zip(family, values, strict=True)]
 
 
+def lead_of(answers: Mapping[str, Answers], leader: str, tasks: Sequence[str]) -> list[Contrast]:
+    """The leader against every other variant, corrected for all of them: it was chosen after looking at all."""
+    gaps = ((name, difference(answers[leader], some, tasks)) for name, some in answers.items() if name != leader)
+    return _corrected([Contrast(MEAN, name, leader, gap) for name, gap in gaps if gap is not None])
+
+
 def contrasts_of(answers: Mapping[str, Answers], tasks: Sequence[str]) -> list[Contrast]:
     """Every variant against every reference, task by task and then, where there are several, on their mean."""
     references, found = references_of(list(answers)), dict[tuple[str, str, str], Contrast]()

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-from yarbus.report.costs import Cost, rate_text, ratio, reference_of
+from yarbus.report.costs import Cost, rate_text, ratio, reference_of, step_ratio
 from yarbus.report.estimates import decimal
 from yarbus.report.figure import Figure
 from yarbus.report.look import Look
 from yarbus.report.markup import Markup, tag
 
 UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
+MEMORY = "On a CPU the peak includes the libraries, so that ratios lie near 1."
+NOT_COMPARED = "Times under other numbers of runs or threads are not compared."
 LEAST = 10_000
 """Fewer parameters are written out."""
 
@@ -48,8 +50,8 @@ def _parameters(trained: int | None, declared: int | None) -> Markup:
     return _cell(count_text(trained) if trained else "0", more)
 
 
-def _measured(value: int | float | None, reference: int | float | None, text: Callable[[int | float], str]) -> Markup:
-    return _cell() if value is None else _cell(text(value), tag("small", ratio_text(ratio(value, reference))))
+def _measured(value: int | float | None, times: float | None, text: Callable[[int | float], str]) -> Markup:
+    return _cell() if value is None else _cell(text(value), tag("small", ratio_text(times)))
 
 
 def _several_rates(costs: Sequence[Cost]) -> list[str]:
@@ -67,7 +69,8 @@ def shared_machine(costs: Sequence[Cost]) -> str:
     many = f"{jobs[0]}" if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
     run = f"{many} runs shared" if jobs[-1] > 1 else "1 run had"
     each = f", with {threads[0]} thread{'s' if threads[0] > 1 else ''} each" if len(threads) == 1 else ""
-    return f"Measured while {run} the machine{each}."
+    differ = "" if all(len(numbers) < 2 for numbers in (jobs, threads)) else f" {NOT_COMPARED}"
+    return f"Measured while {run} the machine{each}.{differ}"
 
 
 def _reading(costs: Sequence[Cost], reference: Cost | None) -> str:
@@ -76,7 +79,7 @@ def _reading(costs: Sequence[Cost], reference: Cost | None) -> str:
     ratios = {
         one.variant: found
         for one in costs
-        if one.variant != reference.variant and (found := ratio(one.step_seconds, reference.step_seconds)) is not None
+        if one.variant != reference.variant and (found := step_ratio(one, reference)) is not None
     }
     if not ratios:
         return f"No step time can be compared with {reference.variant}'s."
@@ -113,9 +116,9 @@ def cost_figure(costs: Sequence[Cost], look: Look) -> Figure | None:
             cells.append(_parameters(one.vision_trained, one.vision_declared))
             cells.append(_parameters(one.all_trained, one.all_declared))
         if has_seconds:
-            cells.append(_measured(one.step_seconds, reference.step_seconds, seconds_text))
+            cells.append(_measured(one.step_seconds, step_ratio(one, reference), seconds_text))
         if has_memory:
-            cells.append(_measured(one.peak_bytes, reference.peak_bytes, _memory))
+            cells.append(_measured(one.peak_bytes, ratio(one.peak_bytes, reference.peak_bytes), _memory))
         rows.append(tag("tr", *cells))
     in_words = {*places, "rates that differ"}
     names = (tag("th", text, scope="col", class_="words" if text in in_words else None) for text in heads)
@@ -124,6 +127,8 @@ def cost_figure(costs: Sequence[Cost], look: Look) -> Figure | None:
     how = f"Small figures: times {reference.variant}'s." if has_seconds or has_memory else ""
     if has_seconds:
         how += f" Seconds: the median over the last stage's logged intervals. {shared_machine(costs)}"
+    if has_memory:
+        how += f" {MEMORY}"
     if has_plan:
         how += " Trained: parameters that a gradient reaches; 'declared' counts dead ones too, as papers do."
     title = "What each variant costs"
@@ -139,7 +144,7 @@ def cost_figure(costs: Sequence[Cost], look: Look) -> Figure | None:
             [one.variant, *(one.methods.get(place) for place in places),
              "; ".join(f"{group} {rate_text(rate)}" for group, rate in one.rates.items()), one.vision_trained,
              one.vision_declared, one.all_trained, one.all_declared, one.step_seconds,
-             ratio(one.step_seconds, reference.step_seconds), one.peak_bytes,
+             step_ratio(one, reference), one.peak_bytes,
              ratio(one.peak_bytes, reference.peak_bytes), " ".join(map(str, one.jobs)), " ".join(map(str, one.threads))]
             for one in costs
         ],

@@ -1,7 +1,8 @@
 """What each variant trains, how long a step takes and how much memory it needs, from the records of its runs.
 
 Step seconds are the median over the logged intervals of the last stage, without the first, which holds what is done
-once. They were measured while other runs shared the machine, and say so.
+once; fewer than three of them say nothing. They were measured while other runs shared the machine, and say so: times
+are compared only between variants whose runs had the machine to share with equally many others and equal threads.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from yarbus.report.estimates import number
 from yarbus.report.runs import Comparison, Row, Run
 
 EYES = "vision"
+LEAST_INTERVALS = 3
+"""Of fewer logged intervals there is no median to trust."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class Cost:
     step_seconds: float | None
     peak_bytes: int | None
     jobs: list[int]
-    """How many runs shared the machine while these ran."""
+    """How many runs shared the machine while these ran; empty where it is not known of every run."""
     threads: list[int]
 
 
@@ -90,13 +93,17 @@ def _total(rows: Sequence[Row], field: str, place: str | None = None) -> int | N
     return sum(int(row[field]) for row in rows if place in (None, row["place"])) if rows else None
 
 
+def _known(numbers: Sequence[Sequence[int]]) -> list[int]:
+    """The different numbers of all runs; empty where one run does not say."""
+    return sorted({one for some in numbers for one in some}) if all(numbers) else []
+
+
 def _cost(variant: str, runs: Sequence[Run], methods: dict[str, str]) -> Cost:
     stages = {run.folder: last_stage(run) for run in runs}
     rows, rates = next((plan for run in runs if (plan := _rows(run, stages[run.folder]))[0]), ([], {}))
     lines = [run.curves.get(stages[run.folder] or "", []) for run in runs]
     seconds = [one for some in lines for one in seconds_per_step(some)]
     peaks = [peak for some in lines if (peak := _peak(some)) is not None]
-    threads = {int(found) for run in runs if (found := number((run.environment.get("machine") or {}).get("threads")))}
     return Cost(
         variant=variant,
         methods=methods,
@@ -105,10 +112,10 @@ def _cost(variant: str, runs: Sequence[Run], methods: dict[str, str]) -> Cost:
         vision_trained=_total(rows, "trained", EYES),
         all_declared=_total(rows, "declared"),
         all_trained=_total(rows, "trained"),
-        step_seconds=median(seconds) if seconds else None,
+        step_seconds=median(seconds) if len(seconds) >= LEAST_INTERVALS else None,
         peak_bytes=max(peaks, default=None),
-        jobs=sorted({run.jobs for run in runs if run.jobs}),
-        threads=sorted(threads),
+        jobs=_known([run.jobs for run in runs]),
+        threads=_known([run.threads for run in runs]),
     )
 
 
@@ -148,3 +155,13 @@ def reference_of(costs: Sequence[Cost]) -> Cost | None:
 def ratio(value: int | float | None, reference: int | float | None) -> float | None:
     """value / reference where both are known."""
     return value / reference if value is not None and reference else None
+
+
+def step_ratio(one: Cost | None, reference: Cost | None) -> float | None:
+    """Step time as a multiple of the reference's; None where jobs or threads are others, or not known of both."""
+    if one is None or reference is None:
+        return None
+    shared = (one.jobs, one.threads)
+    if shared != (reference.jobs, reference.threads) or any(len(numbers) != 1 for numbers in shared):
+        return None
+    return ratio(one.step_seconds, reference.step_seconds)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from yarbus.report.answers import Answers
 from yarbus.report.cells import Line
-from yarbus.report.contrasts import Contrast, difference
+from yarbus.report.contrasts import Contrast, lead_of
 from yarbus.report.estimates import listed, percent
 from yarbus.report.intervals import Difference
 
@@ -30,19 +30,24 @@ def headline_of(answers: Mapping[str, Answers], mean: Line, tasks: Sequence[str]
         interval = f"95 % interval {percent(cell.low)} to {percent(cell.high)}"
         return f"{leader} answers {percent(cell.value)} % right on {over} ({interval}{chance})."
     second = ranking[1]
-    gap = difference(answers[leader], answers[second], tasks)
-    if gap is None:
-        return f"{leader} reaches {percent(cells[leader].value)} % on {over}; {second} answered other questions."
+    score = f"{percent(cells[leader].value)} % on {over}"
+    leads = {one.reference: one for one in lead_of({name: answers[name] for name in ranking}, leader, tasks)}
+    if second not in leads:
+        return f"{leader} reaches {score}; {second} answered other questions."
+    gap = leads[second].difference
+    tied = [name for name in ranking[1:] if name in leads and not leads[name].is_sure]
     if gap.includes_zero:
-        tied = [v for v in ranking[1:] if (d := difference(answers[leader], answers[v], tasks)) and d.includes_zero]
         return (
-            f"{leader} leads with {percent(cells[leader].value)} % on {over}, but its difference to {second} "
-            f"includes 0 ({_points(gap)}): this run is too short to separate {listed([leader, *tied])}."
+            f"{leader} leads with {score}, but its difference to {second} includes 0 ({_points(gap)}): this run is too "
+            f"short to separate {listed([leader, *tied])}."
         )
-    return (
-        f"{leader} is ahead with {percent(cells[leader].value)} % on {over}, clear of the next best, {second} "
-        f"({_points(gap)})."
-    )
+    if not leads[second].is_sure:
+        return (
+            f"{leader} leads with {score}, but not for sure once all {len(leads)} others count: its difference to "
+            f"{second} leaves 0 out only when looked at alone ({_points(gap)}). This run is too short to separate "
+            f"{listed([leader, *tied])}."
+        )
+    return f"{leader} is ahead with {score}, clear of the next best, {second} ({_points(gap)})."
 
 
 def _are(names: Sequence[str], claim: str) -> str:

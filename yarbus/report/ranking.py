@@ -47,8 +47,8 @@ def _beats(summary: Summary, reference: str, variant: str) -> Markup:
     found = summary.beats(reference, variant)
     if found is None:
         return _quiet()
-    clear = [f"{found.clearly_above} clear"] + ([f"{found.clearly_below} clearly below"] * bool(found.clearly_below))
-    return tag("td", f"{found.above} of {found.num_tasks}", tag("small", ", ".join(clear)))
+    count, *clear = found.words
+    return tag("td", count, tag("small", ", ".join(clear)))
 
 
 def ranking_figure(summary: Summary, variants: Sequence[str], look: Look) -> Figure | None:

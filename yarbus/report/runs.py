@@ -14,8 +14,13 @@ import yaml
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.plugins import resolve
 from yarbus.core.records import read_json, read_jsonl, read_record
+from yarbus.report.estimates import number
 
 Row = dict[str, Any]
+
+
+SHARING = "sharing.json"
+"""Record of a run: how many runs shared the machine while it trained, and with how many threads each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +55,10 @@ class Run:
     """Records of ``analysis/`` by name: what was asked of the trained model."""
     routing: dict[str, list[Row]] = field(default_factory=dict)
     """Lines of routing.jsonl by stage: routing while training."""
-    jobs: int | None = None
-    """How many runs shared the machine while this one trained."""
+    jobs: list[int] = field(default_factory=list)
+    """How many runs shared the machine while this one trained: more than one number where it was interrupted."""
+    threads: list[int] = field(default_factory=list)
+    """How many threads it had; empty where nothing was recorded."""
 
     @property
     def final_evaluations(self) -> list[Evaluation]:
@@ -142,18 +149,21 @@ def read_run(folder: Path, variant: str | None = None, seed: int | None = None) 
         variant = named.group(1) if named else folder.resolve().name
     if seed is None:
         seed = int(named.group(2)) if named else 0
-    recipe = _recipe(folder)
+    recipe, environment, sharing = _recipe(folder), _read(folder / "environment.json"), _read(folder / SHARING)
+    threads = number((environment.get("machine") or {}).get("threads"))
     return Run(
         folder=folder,
         recipe=recipe,
         variant=variant,
         seed=seed,
-        environment=_read(folder / "environment.json"),
+        environment=environment,
         plan=read_json(folder / "plan.json") if (folder / "plan.json").exists() else None,
         curves=_by_stage(folder, recipe, "metrics.jsonl"),
         evaluations=_evaluations(folder),
         analysis={path.stem: read_record(path) for path in sorted((folder / "analysis").glob("*.json"))},
         routing=_by_stage(folder, recipe, "routing.jsonl"),
+        jobs=[int(one) for one in sharing.get("jobs") or []],
+        threads=[int(one) for one in sharing.get("threads") or ([threads] if threads else [])],
     )
 
 
@@ -161,6 +171,11 @@ def _together(runs: list[Run], name: str, folder: Path, **more: Any) -> Comparis
     variants = list(dict.fromkeys(run.variant for run in runs))
     seeds = sorted({run.seed for run in runs})
     return Comparison(name=name, folder=folder, variants=variants, seeds=seeds, runs=runs, **more)
+
+
+def _with_jobs(run: Run, jobs: int | None) -> Run:
+    """``jobs``: what comparisons said before runs had a record of their own for it."""
+    return run if run.jobs or not jobs else replace(run, jobs=[jobs])
 
 
 def read_comparison(folder: Path | list[Path]) -> Comparison:
@@ -199,7 +214,7 @@ def read_comparison(folder: Path | list[Path]) -> Comparison:
         )
     places = {folder / entry.get("folder", name): entry for name, entry in record["runs"].items()}
     runs = [
-        replace(read_run(place, entry["variant"], int(entry["seed"])), jobs=entry.get("jobs"))
+        _with_jobs(read_run(place, entry["variant"], int(entry["seed"])), entry.get("jobs"))
         for place, entry in places.items()
         if place.is_dir()
     ]

@@ -10,8 +10,8 @@ from rich.text import Text
 from yarbus.report.aligned import besides
 from yarbus.report.cells import Cell, Line
 from yarbus.report.contrasts import Contrast
-from yarbus.report.cost_table import count_text, ratio_text, shared_machine
-from yarbus.report.costs import Cost, costs_of, ratio, reference_of
+from yarbus.report.cost_table import MEMORY, count_text, ratio_text, shared_machine
+from yarbus.report.costs import Cost, costs_of, ratio, reference_of, step_ratio
 from yarbus.report.estimates import percent
 from yarbus.report.leave_out import leave_out
 from yarbus.report.ranking import p_text, ranking
@@ -93,14 +93,15 @@ def ranking_table(summary: Summary, variants: Sequence[str], costs: Sequence[Cos
         cells += [_difference(summary.contrast(total.task, reference, variant)) for reference in references]
         if references and summary.mean is not None:
             won = summary.beats(references[0], variant)
-            cells.append(Text(f"{won.above} of {won.num_tasks}\n{won.clearly_above} clear" if won else ""))
+            cells.append(Text("\n".join(won.words) if won else ""))
         cost = of.get(variant)
         if "trained" in heads:
             trained = cost.all_trained if cost else None
             cells.append(Text("" if trained is None else count_text(trained)))
-        for head, field in (("step", "step_seconds"), ("memory", "peak_bytes")):
-            if head in heads:
-                cells.append(Text(ratio_text(ratio(getattr(cost, field, None), getattr(base, field, None)))))
+        if "step" in heads:
+            cells.append(Text(ratio_text(step_ratio(cost, base))))
+        if "memory" in heads:
+            cells.append(Text(ratio_text(ratio(cost.peak_bytes, base.peak_bytes) if cost and base else None)))
         table.add_row(Text(variant), *cells)
     return table
 
@@ -111,7 +112,8 @@ def _sentences(comparison: Comparison, summary: Summary, costs: Sequence[Cost] =
         text.append(Text(sentence))
     base = reference_of(costs)
     if base is not None and base.step_seconds is not None:
-        text.append(Text(f"Step time and memory are times {base.variant}'s. {shared_machine(costs)}"))
+        memory = f" {MEMORY}" if any(one.peak_bytes is not None for one in costs) else ""
+        text.append(Text(f"Step time and memory are times {base.variant}'s. {shared_machine(costs)}{memory}"))
     if summary.unfinished:
         text.append(Text(f"Not finished: {'; '.join(summary.unfinished)}."))
     if summary.num_errors:

@@ -12,6 +12,8 @@ from yarbus.core.errors import CheckpointError, ConfigError, DataError, Mismatch
 from yarbus.core.recipe import DataSection, Recipe, load_recipe, variant
 from yarbus.core.records import read_record
 from yarbus.core.table import closest
+from yarbus.report.aligned import values_text
+from yarbus.studies.asked import asked_of, refuse_other_questions
 from yarbus.studies.work import Work
 from yarbus.training import checkpoint
 
@@ -20,7 +22,16 @@ Values = dict[str, Any]
 ABSENT = "absent"
 NEVER = "seed"
 """Every variant runs under every seed: this one cannot be what is compared."""
-FACTS = {"data": "other samples", "base": "another base", "start": "another start"}
+FACTS = {
+    "data": "saw other samples",
+    "base": "saw another base",
+    "start": "saw another start",
+    "questions": "was asked other questions",
+    "length": "was cut at another length of replies",
+    "prompt": "was shown its questions otherwise",
+}
+OTHERWISE_TRAINED = "restore what changed, remove the run that saw something else, and call again"
+OTHERWISE_ASKED = "restore what changed, remove the evaluation folder of the run asked otherwise, and call again"
 SHOWN_SETTINGS = 3
 SHOWN = 16
 """Hex digits of a hash that a message shows."""
@@ -79,14 +90,6 @@ def _is_one_per_projector(stage: str, values: Values, recipes: Mapping[str, Reci
     return True
 
 
-def _shown(values: Values) -> str:
-    """``250 (frozen, lora), 300 (full)``."""
-    holders: dict[str, list[str]] = {}
-    for name, value in values.items():
-        holders.setdefault(str(value), []).append(name)
-    return ", ".join(f"{value} ({', '.join(names)})" for value, names in holders.items())
-
-
 def _refuse_unknown(prefixes: Sequence[str], recipes: Mapping[str, Recipe]) -> None:
     """A path that names nothing would allow nothing, and a reader would believe that it did."""
     known: dict[str, None] = {}
@@ -137,7 +140,7 @@ def check_recipes(recipe: Recipe) -> dict[str, Any]:
         fix = "set it alike, or name it in compare.differs to compare it"
         raise ConfigError(
             f"variants differ in {', '.join(shown)}{more}",
-            why="; ".join(f"{path.rpartition('.')[2]} is {_shown(refused[path])}" for path in shown),
+            why="; ".join(f"{path.rpartition('.')[2]} is {values_text(refused[path])}" for path in shown),
             fix="set the seed alike, and ask for more seeds" if NEVER in refused else fix,
         )
     return record
@@ -183,39 +186,45 @@ def check_runs(works: Iterable[Work]) -> dict[str, Any]:
     """What the runs on the disk saw, for the comparison's record.
 
     Returns:
-        ``{"checked": [{"stage", "fact", "value", "runs"}], "unknown": [...]}``: each fact with the runs that share it,
-        and the runs that kept no checkpoint to tell.
+        ``{"checked": [{"stage", "benchmark", "fact", "value", "runs"}], "unknown": [...]}``: each fact of training or
+        of evaluation with the runs that share it, and the runs that kept no checkpoint to tell.
 
     Raises:
-        MismatchError: two runs that should have seen the same data, base or start did not; it names both.
+        MismatchError: two runs that should have seen the same data, base or start, or been asked the same questions in
+            the same way, were not; it names both.
     """
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     unknown = []
+
+    def note(work: Work, fact: str, share: str, value: str, stage: str | None, benchmark: str | None) -> None:
+        first = {"stage": stage, "benchmark": benchmark, "fact": fact, "value": value, "runs": [work.label]}
+        group = groups.setdefault((fact, share), first)
+        if group["value"] != value:
+            where = "" if fact == "base" else f"stage {stage}: " if stage else f"{benchmark}: " if benchmark else ""
+            raise MismatchError(
+                f"'{work.label}' {FACTS[fact]} than '{group['runs'][0]}'",
+                where=work.run,
+                why=f"{where}{value[:SHOWN]} against {group['value'][:SHOWN]}",
+                fix=OTHERWISE_ASKED if stage is None and fact != "base" else OTHERWISE_TRAINED,
+            )
+        group["runs"] += [work.label] if work.label not in group["runs"] else []
+
     for work in works:
         seen = seen_by(work)
         unknown += [work.label] if set(seen) != set(work.stages) else []
         for stage, facts in seen.items():
             for fact, value in facts.items():
-                key = fact, _should_share(work, stage, fact)
-                group = groups.setdefault(
-                    key, {"stage": None if fact == "base" else stage, "fact": fact, "value": value, "runs": []}
-                )
-                if group["value"] != value:
-                    raise MismatchError(
-                        f"'{work.label}' saw {FACTS[fact]} than '{group['runs'][0]}'",
-                        where=work.run,
-                        why=f"stage {stage}: {value[:SHOWN]} against {group['value'][:SHOWN]}",
-                        fix="restore what changed, remove the run that saw something else, and call again",
-                    )
-                group["runs"].append(work.label)
+                note(work, fact, _should_share(work, stage, fact), value, None if fact == "base" else stage, None)
+        for one in asked_of(work):
+            note(work, one.fact, one.share, one.value, None, one.benchmark)
     return {"checked": list(groups.values()), "unknown": unknown}
 
 
 def refuse_other_data(works: Sequence[Work]) -> None:
-    """Raises before any work where a data file is not what finished runs of this comparison were trained on.
+    """Raises before any work where a data file is not what finished runs were trained on, or a benchmark not theirs.
 
     Raises:
-        DataError: it names the first run that saw other samples.
+        DataError: it names the first run that saw other samples, or was asked other questions.
     """
     from yarbus.data.mixture import read_mixture
     from yarbus.training.facts import samples_hash
@@ -236,3 +245,4 @@ def refuse_other_data(works: Sequence[Work]) -> None:
                     why=f"stage {stage}: {group['value'][:SHOWN]} then, {now[:SHOWN]} now",
                     fix="restore it, or name another folder",
                 )
+    refuse_other_questions(works)

@@ -16,7 +16,7 @@ from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant
 from yarbus.core.records import make_folder, read_record, write_json
 from yarbus.core.table import closest
 from yarbus.report.html import write_report
-from yarbus.report.runs import read_comparison
+from yarbus.report.runs import SHARING, read_comparison
 from yarbus.report.summary import summarise
 from yarbus.report.tables import to_json
 from yarbus.studies.alignment import check_recipes, check_runs, refuse_other_data
@@ -137,13 +137,15 @@ def check_works(recipe: Recipe, works: Sequence[Work], folder: Path) -> None:
     refuse_other_data(works)
 
 
-def _with_jobs(runs: dict[str, dict[str, Any]], works: Sequence[Work], jobs: int, record: Path) -> None:
-    """Notes how many runs share the machine; a run that was finished before keeps what was true of it."""
-    earlier = read_record(record).get("runs", {}) if record.is_file() else {}
-    waiting = [work for work in works if not work.is_finished()]
-    trained = {work.label for work in works if work.is_trained()}
+def _keep_jobs(folder: Path) -> None:
+    """Puts how many runs shared the machine, which records once held for all, beside the runs that this is true of."""
+    runs = read_record(folder / RECORD).get("runs", {}) if (folder / RECORD).is_file() else {}
     for label, run in runs.items():
-        run["jobs"] = earlier.get(label, {}).get("jobs") if label in trained else min(jobs, len(waiting))
+        place = folder / str(run.get("folder", label))
+        environment = place / "environment.json"
+        if run.get("jobs") and environment.is_file() and not (place / SHARING).exists():
+            threads = (read_record(environment).get("machine") or {}).get("threads")
+            write_json(place / SHARING, {"jobs": [run["jobs"]], "threads": [threads] if threads else []})
 
 
 def compare(
@@ -184,7 +186,9 @@ def compare(
 
     Raises:
         ConfigError: variants differ in more than what is compared.
-        MismatchError: runs that should have seen the same data, base or start did not.
+        DataError: training rows or a benchmark are not what finished runs had.
+        LockedError: another call is at one of the runs.
+        MismatchError: runs that should have seen the same data, base, start or questions did not.
         UserError: of the first run that failed; the others are kept and the same call goes on from there.
     """
     if not isinstance(recipe, Recipe):
@@ -202,7 +206,7 @@ def compare(
     check_works(recipe, works, folder)
     make_folder(folder)
     jobs = jobs or default_jobs(len(runs))
-    _with_jobs(runs, works, jobs, folder / RECORD)
+    _keep_jobs(folder)
     record = {
         "recipe": recipe.resolved(),
         "variants": list(recipe.compare.variants),

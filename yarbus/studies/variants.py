@@ -2,6 +2,7 @@
 
 A name is one of the recipe's own variants where it has one of that name, else a method with options in brackets. Where
 it could be both, it is the variant only if that changes the place: ``--language frozen`` does not mean a frozen tower.
+A projector replaces the one that earlier stages train, too: variants with the same one begin from one align stage.
 """
 
 import re
@@ -72,6 +73,9 @@ def _options(text: str, place: str, method: str) -> dict[str, Any]:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             key, value = _option_of(part, place, method), part
+        if key == "method":
+            fix = f"write the method in front: {value or 'name'}[...]"
+            raise ConfigError(f"'{method}' cannot have another method in its brackets", where=f"[{text}]", fix=fix)
         if key in found:
             raise ConfigError(f"option '{key}' of '{method}' stands twice", where=f"[{text}]", fix="remove one")
         found[key] = parse_yaml(value, part, one_line=True).value
@@ -106,7 +110,23 @@ def _entry(text: str, recipe: Recipe, place: str, last: str) -> tuple[str, Chang
         fix = f"use one of: {closest(method, [*METHODS[place], *own])}"
         raise ConfigError(f"unknown {place} method or variant '{method}'", where=f"--{place}", fix=fix)
     spec = {"method": method, **_options(options or "", place, method)}
-    return safe_name(text), {path: spec}
+    return safe_name(text), {**_earlier(recipe, place, spec), path: spec}
+
+
+def _earlier(recipe: Recipe, place: str, spec: dict[str, Any]) -> Changes:
+    """The same projector in the earlier stages that train one: it stays where it is attached first.
+
+    A frozen projector keeps what they trained.
+    """
+    if place != "projector" or spec["method"] == "frozen":
+        return {}
+    *earlier, _ = recipe.stages
+    trained = {name: recipe.resolved()["stages"][name]["train"].get(place) for name in earlier}
+    return {
+        f"stages.{name}.train.{place}": spec
+        for name, held in trained.items()
+        if held is not None and held["method"] != "frozen" and held != spec
+    }
 
 
 def _together(parts: Sequence[tuple[str, Changes]]) -> tuple[str, Changes]:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yarbus.core.lock import locked
 from yarbus.core.recipe import load_recipe, scaled_steps
-from yarbus.core.records import read_record
+from yarbus.core.records import read_record, write_json
 from yarbus.evaluation.folder import benchmark_folder
+from yarbus.report.runs import SHARING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Work:
     """Sizes with which the run's ``analysis/`` is made; None makes none."""
     threads: int = 1
     """Of torch, while it runs."""
+    jobs: int | None = None
+    """Runs that share the machine while it trains; None where nobody knows."""
 
     @property
     def steps(self) -> int | None:
@@ -37,16 +41,20 @@ class Work:
         counts = [scaled_steps(stage["steps"], stage.get("fraction", 1.0)) for stage in stages]
         return sum(count for count in counts if count is not None) if None not in counts else None
 
+    @property
+    def places(self) -> list[str]:
+        """Names of the folders below ``evaluation/``: the finished model's, then those of its checkpoints."""
+        return ["final", *map(checkpoint_name, self.checkpoints)]
+
     def is_trained(self) -> bool:
         return (self.run / "adapter" / "adapter.json").is_file()
 
     def is_finished(self) -> bool:
         """Whether the run is trained and every question of every benchmark has a reply."""
-        places = ["final", *map(checkpoint_name, self.checkpoints)]
         scores = [
             benchmark_folder(self.run, name, "official", place) / "scores.json"
             for name in self.benchmarks
-            for place in places
+            for place in self.places
         ]
         diagnosed = self.diagnosis is None or (self.run / "analysis" / "index.json").is_file()
         return (
@@ -66,7 +74,16 @@ def _is_complete(scores: Mapping[str, Any]) -> bool:
 
 
 def do(work: Work) -> None:
-    """Trains and evaluates one run. Runs in a worker, without progress of its own."""
+    """Trains and evaluates one run. Runs in a worker, without progress of its own.
+
+    Raises:
+        LockedError: another call is at the same run.
+    """
+    with locked(work.run):
+        _do(work)
+
+
+def _do(work: Work) -> None:
     import torch
 
     from yarbus.evaluation.runner import evaluate
@@ -75,6 +92,7 @@ def do(work: Work) -> None:
 
     torch.set_num_threads(work.threads)
     quieten()
+    note_sharing(work)
     train(load_recipe(work.recipe), work.run, start=work.start, stages=work.stages, progress=False)
     if work.benchmarks:
         model, processor = load_run(work.run)
@@ -89,6 +107,18 @@ def do(work: Work) -> None:
         from yarbus.studies.diagnose import diagnose
 
         diagnose(work.run, progress=False, **work.diagnosis)
+
+
+def note_sharing(work: Work) -> None:
+    """Writes into the run's own folder how the machine is shared while it trains; a resumed run adds what is new."""
+    from yarbus.training.folder import has_progress
+
+    if work.jobs is None or work.is_trained():
+        return
+    path = work.run / SHARING
+    before = read_record(path) if path.is_file() and has_progress(work.run) else {}
+    now = {"jobs": work.jobs, "threads": work.threads}
+    write_json(path, {key: sorted({*before.get(key, []), value}) for key, value in now.items()})
 
 
 def quieten() -> None:

@@ -1,5 +1,8 @@
 """Runs worked off several at a time, each in a process of its own with its share of the threads.
 
+No process does a second run: memory that one took would count in the peak of the next. That costs a few seconds of
+imports per run.
+
 A finished run is never repeated, an interrupted one goes on. The first error stops the rest and is
 raised; what was reached stays on disk. No worker outlives its parent.
 """
@@ -9,7 +12,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from multiprocessing import connection, get_context, parent_process
 from threading import Thread, current_thread, main_thread
@@ -97,9 +100,9 @@ def _collect(future: Future[None], work: Work) -> None:
         ) from None
 
 
-def _stop(slot: ProcessPoolExecutor) -> None:
-    processes = list((slot._processes or {}).values())  # shutdown forgets them
-    slot.shutdown(wait=False, cancel_futures=True)
+def _stop(pool: ProcessPoolExecutor) -> None:
+    processes = list((pool._processes or {}).values())  # shutdown forgets them
+    pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.terminate()
 
@@ -115,31 +118,28 @@ def work_off(works: Sequence[Work], after: Mapping[str, str], jobs: int, progres
     if not waiting:
         return
     display, threads = Display(paces, jobs, progress), threads_of(jobs)
+    together = min(jobs, len(waiting))
     running: dict[Future[None], tuple[Pace, ProcessPoolExecutor]] = {}
-    with _threads(threads), _termination_raises(), ExitStack() as stack:
-        # Pools of one process each, so that one that is killed tells which run it was doing.
-        slots = [
-            stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _leave_with_parent))
-            for _ in range(min(jobs, len(waiting)))
-        ]
-        free = list(slots)
+    with _threads(threads), _termination_raises():
         try:
             with display.bar or nullcontext():
                 while waiting or running:
                     for pace in [one for one in waiting if after.get(one.work.label, "") in {"", *done}]:
-                        if free:
+                        if len(running) < jobs:
                             waiting.remove(pace)
-                            slot = free.pop()
-                            running[slot.submit(do, replace(pace.work, threads=threads))] = pace, slot
+                            # A pool for each run, so that a process that is killed tells which one it was doing.
+                            pool = ProcessPoolExecutor(1, get_context("spawn"), _leave_with_parent)
+                            running[pool.submit(do, replace(pace.work, threads=threads, jobs=together))] = pace, pool
                     finished, _ = wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
                     for future in finished:
-                        pace, slot = running.pop(future)
+                        pace, pool = running[future]
                         _collect(future, pace.work)
-                        free.append(slot)
+                        pool.shutdown()
+                        del running[future]
                         pace.is_done = True
                         done.add(pace.work.label)
                     display.update(len(done))
         except BaseException:
-            for slot in slots:
-                _stop(slot)
+            for _, pool in running.values():
+                _stop(pool)
             raise
