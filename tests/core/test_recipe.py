@@ -366,3 +366,13 @@ def test_a_file_whose_name_cannot_name_a_run_is_a_recipe_without_a_name(base, na
 
 def test_a_name_that_is_written_must_be_one(base):
     assert "name" in refused(extend(base, "name: my recipe\n"))
+
+
+def test_null_takes_out_a_variant_that_the_recipe_below_brings(tmp_path):
+    (tmp_path / "above.yaml").write_text("extends: tinyworld\ncompare: {variants: {covft-dense: null, full: null}}\n")
+    assert list(load_recipe(tmp_path / "above.yaml").compare.variants) == ["frozen", "covft-merged"]
+    (tmp_path / "none.yaml").write_text(
+        "extends: tinyworld\ncompare: {variants: {frozen: null, full: null, covft-dense: null, covft-merged: null}}\n"
+    )
+    with pytest.raises(ConfigError, match="variants"):
+        load_recipe(tmp_path / "none.yaml")

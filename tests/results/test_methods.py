@@ -5,6 +5,8 @@ import pytest
 from results import bases as making
 from results import methods as study
 from yarbus.core.recipe import load_recipe, variant
+from yarbus.core.records import read_record
+from yarbus.methods.assemble import build
 from yarbus.studies.alignment import check_recipes
 from yarbus.tinyworld.base import build_llava, save_base
 from yarbus.tinyworld.decoder import SlotReader
@@ -81,3 +83,16 @@ def test_kinds_of_tasks_share_one_volume(recipe):
     parts = [part for part in study.PARTS if part.tasks]
     volumes = [sum(data.fraction for data in study.recipe_of(part, recipe).stages["instruct"].data) for part in parts]
     assert len(parts) == 4 and all(abs(volume - 2) < 1e-9 for volume in volumes)
+
+
+def test_the_shipped_recipe_has_the_studys_mixture_variants_and_chosen_rates(recipe):
+    shipped = load_recipe("tinyworld-methods")
+    check_recipes(shipped)
+    assert shipped.stages["instruct"].data == recipe.stages["instruct"].data and shipped.evaluation == recipe.evaluation
+    chosen = read_record(study.HERE / "rates.json")["tuned"]["variants"]
+    for name in shipped.compare.variants:
+        ours = variant(shipped, name).stages["instruct"]
+        theirs = load_recipe({**recipe.resolved(), "compare": None}, study.ENTRIES[name].changes).stages["instruct"]
+        assert build("vision", ours.train["vision"]) == build("vision", theirs.train["vision"])
+        for group in {"vision", "vision_new"} & set(plan_recipe(variant(shipped, name))[-1].rates):
+            assert ours.peaks[group] == chosen[name]["chosen"][f"{study.RATE}.{group}"], (name, group)

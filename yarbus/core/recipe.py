@@ -223,10 +223,18 @@ class CompareSection(Section):
     """Variants of the recipe, each its difference: dotted path -> value."""
 
     variants: Annotated[dict[Name, dict[Word, Any]], Field(min_length=1)]
+    """Name -> differences; null takes a variant out that the recipe below brings."""
     beside: Word | None = None
     """Folder of another comparison, or its ``digest.json``, that reports show beside this one, labelled as such."""
     differs: list[Word] = []
     """Dotted paths, with all below them, in which variants may differ besides the last stage's methods and rates."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_was_taken_out(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(variants := value.get("variants"), dict):
+            return {**value, "variants": {name: paths for name, paths in variants.items() if paths is not None}}
+        return value
 
 
 class VisionGradientRecord(Section):
