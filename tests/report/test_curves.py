@@ -1,9 +1,12 @@
 """Curves from the lines of metrics.jsonl."""
 
+import json
+import shutil
+
 import pytest
 
 from yarbus.report.curves import curve_of, curves, running_mean
-from yarbus.report.look import SHARED
+from yarbus.report.look import SHARED, SHARED_BY_REST
 from yarbus.report.runs import read_comparison
 
 
@@ -31,3 +34,19 @@ def test_the_shared_stage_has_one_curve_and_comes_first(comparison_folder):
     found = curves(read_comparison(comparison_folder))
     assert [(stage, len(some)) for stage, some in found.items()] == [("align", 1), ("instruct", 4)]
     assert found["align"][0].variant == SHARED
+
+
+def test_a_start_of_its_own_is_told_from_the_one_that_the_others_share(comparison_folder, tmp_path):
+    folder = shutil.copytree(comparison_folder, tmp_path / "two-starts")
+    (shared,) = folder.glob("align-*")
+    own = shutil.copytree(shared, folder / "align-own")
+    lines = [{"step": 10, "loss": 9.0}, {"step": 20, "loss": 8.0}]
+    (own / "stages" / "align" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = json.loads((folder / "comparison.json").read_text())
+    for run in record["runs"].values():
+        run["start"] = own.name if run["variant"] == "full" else shared.name
+    (folder / "comparison.json").write_text(json.dumps(record))
+    found = {curve.variant: curve for curve in curves(read_comparison(folder))["align"]}
+    assert list(found) == [SHARED_BY_REST, "full"] and found["full"].losses == [9.0, 8.0]
+    before = curves(read_comparison(comparison_folder))["align"][0]
+    assert found[SHARED_BY_REST].losses == before.losses

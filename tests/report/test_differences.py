@@ -41,3 +41,11 @@ def test_many_columns_leave_intervals_to_the_file(tmp_path):
     found = matrix(tmp_path, variants, "abcdefghi")
     assert "many" in found.body and "<small>" not in found.body and "stand in the file below" in found.how
     assert matrix(tmp_path / "one", {"frozen": "10", "full": "11"}, "a") is None
+
+
+def test_one_variant_that_fails_leaves_the_others_their_colours(tmp_path):
+    failed = {"frozen": "1" * 40, "bad": "0" * 40}
+    close = {f"v{number}": "1" * 38 + "00" for number in range(12)}
+    found = matrix(tmp_path, failed | close)
+    assert "+6.0 and more above" in found.body and found.body.count("--share:100%") >= 4
+    assert "and more" not in matrix(tmp_path / "close", {"frozen": "1" * 40} | close).body

@@ -7,7 +7,7 @@ from math import ceil, floor, log10
 
 from yarbus.report.estimates import number
 from yarbus.report.figure import Figure
-from yarbus.report.look import SHARED, Look, ticks
+from yarbus.report.look import Look, ticks
 from yarbus.report.markup import Markup, join, tag
 from yarbus.report.runs import Comparison, Row
 
@@ -68,12 +68,9 @@ def curve_of(variant: str, by_seed: list[list[Row]]) -> Curve | None:
 
 
 def curves(comparison: Comparison) -> dict[str, list[Curve]]:
-    """The curves of each stage; a stage that all variants share has a single one."""
+    """The curves of each stage; one that all variants share has a single curve, and one more for each that does not."""
     rows: dict[str, dict[str, list[list[Row]]]] = defaultdict(lambda: defaultdict(list))
-    for run in comparison.shared:
-        for stage, lines in run.curves.items():
-            rows[stage][SHARED].append(lines)
-    for run in comparison.runs:
+    for run in [*comparison.shared, *comparison.runs]:
         for stage, lines in run.curves.items():
             rows[stage][run.variant].append(lines)
     found = {

@@ -13,6 +13,8 @@ from yarbus.report.summary import Summary
 
 LEAST_REACH = 0.02
 """Difference of the full colour at least: where nothing differs by two points, all stays pale."""
+FULL_COLOUR = 0.9
+"""Share of the differences up to which colours grow."""
 MANY = 8
 """More columns than this leave no room for intervals in the cells."""
 
@@ -48,8 +50,10 @@ def difference_matrix(summary: Summary, reference: str, variants: Sequence[str],
     if len(tasks) < 2:
         return None
     single = [one for one in own.values() if one.task != MEAN]
-    highest = max(abs(one.difference.mean) for one in own.values())
-    reach = max(LEAST_REACH, ticks(0.0, highest, most=4)[-1])
+    sizes = sorted(abs(one.difference.mean) for one in own.values())
+    # One variant that fails would leave all others pale.
+    reach = max(LEAST_REACH, ticks(0.0, sizes[int(FULL_COLOUR * (len(sizes) - 1))], most=4)[-1])
+    beyond = " and more" if sizes[-1] > reach else ""
     places = [*tasks, *([MEAN] if any(task == MEAN for task, _ in own) else [])]
     heads = {task: Markup(tag("span", task)) for task in places}
     heads |= {name: tag("span", look.marker(name), " ", name) for name in shown}
@@ -78,7 +82,7 @@ def difference_matrix(summary: Summary, reference: str, variants: Sequence[str],
         body=join(
             [
                 tag("div", table, class_="wide", tabindex=0, role="region", aria_label=title),
-                scale(f"{percent(-reach, True)} below", "0", f"{percent(reach, True)} above"),
+                scale(f"{percent(-reach, True)}{beyond} below", "0", f"{percent(reach, True)}{beyond} above"),
             ]
         ),
         header=["task", "variant", *NUMBERS],

@@ -15,7 +15,7 @@ SHAPES = (
     '<path d="M5.5 2h5v3.5H14v5h-3.5V14h-5v-3.5H2v-5h3.5z"/>',
 )
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "12 5")
-SHARED = "shared by all"
+SHARED, SHARED_BY_REST = "shared by all", "shared by the others"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Look:
     """Colour, marker and line of every name in a picture: variants, tasks, or a measure and its control."""
 
     names: list[str]
-    neutral: tuple[str, ...] = ("frozen", SHARED)
+    neutral: tuple[str, ...] = ("frozen", SHARED, SHARED_BY_REST)
     """What stands in grey with a round marker: what the others are compared with."""
 
     def _index(self, name: str) -> int:

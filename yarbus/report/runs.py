@@ -5,6 +5,7 @@ A folder that is still being filled reads as far as it goes: what is not there y
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.plugins import resolve
 from yarbus.core.records import read_json, read_jsonl, read_record
 from yarbus.report.estimates import number
+from yarbus.report.look import SHARED, SHARED_BY_REST
 
 Row = dict[str, Any]
 
@@ -78,7 +80,7 @@ class Comparison:
     seeds: list[int]
     runs: list[Run]
     shared: list[Run] = field(default_factory=list)
-    """Stages that all variants start from (``align-<hash>``)."""
+    """Stages that variants start from (``align-<hash>``), under the name of who does: all, the others, a variant."""
     tasks: list[str] = field(default_factory=list)
     """Benchmarks in the order in which they are shown."""
     recipe: Any = None
@@ -224,7 +226,7 @@ def read_comparison(folder: Path | list[Path]) -> Comparison:
         variants=list(record["variants"]),
         seeds=list(record["seeds"]),
         runs=runs,
-        shared=[read_run(path, "shared by all") for path in sorted(folder.glob("align-*")) if path.is_dir()],
+        shared=_shared(folder, record["runs"].values()),
         tasks=list(record.get("tasks") or []),
         recipe=record.get("recipe"),
         command=record.get("command", ""),
@@ -233,6 +235,24 @@ def read_comparison(folder: Path | list[Path]) -> Comparison:
         beside=record.get("beside"),
         alignment=record.get("alignment") or {},
     )
+
+
+def _shared(folder: Path, entries: Iterable[Row]) -> list[Run]:
+    """The runs that variants start from; where there are several, only the one of most variants is called shared."""
+    starters: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.get("start"):
+            starters.setdefault(entry["start"], []).append(entry["variant"])
+    if not starters:  # an old record does not say it
+        return [read_run(path, SHARED) for path in sorted(folder.glob("align-*")) if path.is_dir()]
+    common = max(starters, key=lambda start: len(starters[start]))
+    found = []
+    for start, variants in starters.items():
+        by_rest = SHARED if len(starters) == 1 else SHARED_BY_REST
+        for name in [by_rest] if start == common else dict.fromkeys(variants):
+            if (folder / start).is_dir():
+                found.append(read_run(folder / start, name))
+    return found
 
 
 def find_folder(name: str, beside: Path) -> Path | None:

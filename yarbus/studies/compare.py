@@ -81,7 +81,7 @@ def _plan(
                 benchmarks=tuple(one.evaluation), checkpoints=checkpoints,
                 diagnosis=None if diagnose is None else dict(diagnose),
             )  # fmt: skip
-            runs[label] = {"variant": name, "seed": seed, "folder": label}
+            runs[label] = {"variant": name, "seed": seed, "folder": label, "start": after.get(label)}
     return list(works.values()), after, runs
 
 
