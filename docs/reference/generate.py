@@ -21,7 +21,8 @@ from typer.models import OptionInfo
 
 import yarbus
 from yarbus.cli.app import VERBS, application
-from yarbus.core import errors, recipe
+from yarbus.core import errors, recipe, sections
+from yarbus.core.places import GROUPS, PLACES
 from yarbus.core.recipe import load_recipe
 from yarbus.methods import METHODS
 from yarbus.models.question import Question
@@ -223,27 +224,27 @@ def recipes() -> str:
         variants = list(loaded.compare.variants) if loaded.compare else []
         source = "package" if path.parent.parent.name == "yarbus" else path.parent.parent.name
         rows.append((f"`{name}`", source, f"`{loaded.model.base}`", ", ".join(loaded.stages), ", ".join(variants)))
-    sections = (
+    parts = (
         recipe.Recipe,
-        recipe.ModelSection,
-        recipe.QuestionSection,
-        recipe.Stage,
-        recipe.GroupRate,
-        recipe.DataSection,
-        recipe.CompareSection,
-        recipe.RecordSection,
-        recipe.VisionGradientRecord,
-        recipe.RoutingRecord,
+        sections.ModelSection,
+        sections.QuestionSection,
+        sections.Stage,
+        sections.GroupRate,
+        sections.DataSection,
+        sections.CompareSection,
+        sections.RecordSection,
+        sections.VisionGradientRecord,
+        sections.RoutingRecord,
     )
-    places = f"A place is one of {', '.join(f'`{place}`' for place in recipe.PLACES)}."
-    groups = f"A group is one of {', '.join(f'`{group}`' for group in recipe.GROUPS)}."
+    places = f"A place is one of {', '.join(f'`{place}`' for place in PLACES)}."
+    groups = f"A group is one of {', '.join(f'`{group}`' for group in GROUPS)}."
     return page(
         "Recipes",
         "The keys of a recipe. A key that is not listed is refused, with the closest one that is. Besides these, the "
         "top of a recipe may name another to start from: `extends: NAME or FILE`. Options of a method stand on "
         "[Methods](methods.md).",
         f"{places} {groups}",
-        *(part for cls in sections for part in _section(cls)),
+        *(part for cls in parts for part in _section(cls)),
         "## Shipped recipes",
         table(("name", "from", "base", "stages", "variants"), rows),
     )

@@ -12,11 +12,10 @@ from sklearn.decomposition import PCA
 
 from tests import tiny
 from tests.analysis.seen import ASKED, observed_on, planted, rows_of
-from yarbus.analysis.contexts import (
+from yarbus.analysis.clusters import (
     adjusted_information,
     are_all_same,
     cluster,
-    contexts_record,
     cosine_of_pairs,
     cosine_within_and_across,
     num_different,
@@ -25,6 +24,7 @@ from yarbus.analysis.contexts import (
     routing_similarity,
     silhouette,
 )
+from yarbus.analysis.contexts import contexts_record
 from yarbus.analysis.looks import UndefinedError
 
 

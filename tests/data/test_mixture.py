@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yarbus.core.errors import ConfigError, DataError
-from yarbus.core.recipe import DataSection
+from yarbus.core.sections import DataSection
 from yarbus.data.mixture import held_out, read_mixture, read_section
 
 

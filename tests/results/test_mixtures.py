@@ -1,10 +1,8 @@
 """What is asked of the mixtures says where it came from."""
 
-import importlib.util
 from pathlib import Path
 
-import pytest
-
+from results import mixtures
 from yarbus.core.records import write_json
 from yarbus.studies import conflict as module
 
@@ -17,15 +15,7 @@ RECORD = {
 }
 
 
-@pytest.fixture(scope="module")
-def mixtures():
-    spec = importlib.util.spec_from_file_location("mixtures", RESULTS / "mixtures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_each_mixture_is_asked_about_under_its_own_name_and_this_command(mixtures, tmp_path, monkeypatch):
+def test_each_mixture_is_asked_about_under_its_own_name_and_this_command(tmp_path, monkeypatch):
     asked = []
 
     def conflict(recipe, *, folder, command=None, **options):

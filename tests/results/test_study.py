@@ -1,12 +1,12 @@
 """The study gives every variant the same effort, never asks test questions before it compares, and names what lacks."""
 
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from results import study
 from results.keeping import commit
 from tests.report.synthetic import write_comparison
 from yarbus.core.recipe import load_recipe, variant
@@ -16,19 +16,11 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture(scope="module")
-def study():
-    spec = importlib.util.spec_from_file_location("study", RESULTS / "study.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def recipe(study):
+def recipe():
     return load_recipe(study.HERE / "recipe.yaml")
 
 
-def test_every_variant_tries_equally_many_rates(study, recipe):
+def test_every_variant_tries_equally_many_rates(recipe):
     found = study.candidates(recipe)
     assert set(found) == set(recipe.compare.variants)
     assert len({len(some) for some in found.values()}) == 1
@@ -39,12 +31,12 @@ def test_every_variant_tries_equally_many_rates(study, recipe):
             assert load_recipe({**variant(recipe, name).resolved()}, one).stages["instruct"].steps == 300
 
 
-def test_rates_are_chosen_on_a_split_that_is_not_compared_on(study, recipe):
+def test_rates_are_chosen_on_a_split_that_is_not_compared_on(recipe):
     assert study.VALIDATION not in recipe.evaluation
     assert "validation" in study.VALIDATION
 
 
-def test_chosen_rates_become_part_of_the_variants_and_nothing_else_does(study, recipe):
+def test_chosen_rates_become_part_of_the_variants_and_nothing_else_does(recipe):
     tried = study.candidates(recipe)
     rates = {"variants": {name: {"chosen": some[0]} for name, some in tried.items()}}
     for name, changes in study.chosen_variants(recipe, rates).items():
@@ -52,7 +44,7 @@ def test_chosen_rates_become_part_of_the_variants_and_nothing_else_does(study, r
         assert added and all("learning_rate" in key for key in added)
 
 
-def test_the_committed_digest_has_a_seed_for_each_variant_or_says_which_were_not_run(study):
+def test_the_committed_digest_has_a_seed_for_each_variant_or_says_which_were_not_run():
     digest = json.loads((RESULTS / "study" / "digest.json").read_text())
     comparison = json.loads((RESULTS / "study" / "comparison.json").read_text())
     assert digest["variants"] == comparison["variants"]
@@ -63,7 +55,7 @@ def test_the_committed_digest_has_a_seed_for_each_variant_or_says_which_were_not
         assert done + len(missing) == study.SEEDS
 
 
-def test_an_interrupted_study_names_the_planned_seeds_that_are_missing(study, tmp_path):
+def test_an_interrupted_study_names_the_planned_seeds_that_are_missing(tmp_path):
     comparison = read_comparison(write_comparison(tmp_path, skills={"frozen": 0.0, "full": 0.1}, num_scenes=5))
     assert study.summary_of(comparison)["not_run"] == [
         "frozen, seed 1",
@@ -74,7 +66,7 @@ def test_an_interrupted_study_names_the_planned_seeds_that_are_missing(study, tm
 
 
 @pytest.fixture
-def repository(study, tmp_path, monkeypatch):
+def repository(tmp_path, monkeypatch):
     """A repository with a study in it, and one commit; the current folder lies elsewhere."""
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # a hook that runs the tests sets them
         monkeypatch.delenv(name, raising=False)
@@ -103,7 +95,7 @@ def repository(study, tmp_path, monkeypatch):
     return tmp_path, git
 
 
-def test_only_the_study_is_committed_and_other_changes_stay_as_they_were(study, repository):
+def test_only_the_study_is_committed_and_other_changes_stay_as_they_were(repository):
     folder, git = repository
     (folder / "code.py").write_text("staged\n")
     git("add", "code.py")
@@ -126,7 +118,7 @@ def test_only_the_study_is_committed_and_other_changes_stay_as_they_were(study, 
     assert git("status", "--porcelain") == others and git("show", ":code.py") == ["staged"]
 
 
-def test_an_unchanged_study_makes_no_commit(study, repository):
+def test_an_unchanged_study_makes_no_commit(repository):
     folder, git = repository
     (folder / "code.py").write_text("staged\n")
     git("add", "code.py")
@@ -134,6 +126,6 @@ def test_an_unchanged_study_makes_no_commit(study, repository):
     assert git("log", "--format=%s") == ["Begin"]
 
 
-def test_the_committed_study_draws_its_page_from_its_numbers(study):
+def test_the_committed_study_draws_its_page_from_its_numbers():
     comparison = read_comparison(RESULTS / "study")
     assert comparison.variants

@@ -7,7 +7,7 @@ from torch import nn
 from tests import tiny
 from tests.methods.cases import CASES
 from yarbus.core.errors import ConfigError
-from yarbus.core.recipe import GroupRate
+from yarbus.core.sections import GroupRate
 from yarbus.methods.assemble import build_all
 from yarbus.models.attach import set_stage
 from yarbus.models.attachment import parameter_groups

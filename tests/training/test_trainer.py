@@ -11,8 +11,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tests import tiny
 from yarbus.core.errors import CheckpointError, ConfigError, MismatchError, NonFiniteError
-from yarbus.core.recipe import GroupRate
 from yarbus.core.records import read_json, write_json
+from yarbus.core.sections import GroupRate
 from yarbus.data.collate import Collator
 from yarbus.data.sample import Sample, Turn
 from yarbus.data.sources.llava import read_llava
@@ -22,8 +22,8 @@ from yarbus.models.attachment import adapter_tensors
 from yarbus.models.vlm import TOWERS
 from yarbus.training import checkpoint
 from yarbus.training.facts import tensors_hash
-from yarbus.training.guarded import Reader
 from yarbus.training.trainer import KEEPS_BY_MASK, GuardedTrainer, supervised_positions
+from yarbus.training.update import Reader
 
 RATES = {"projector": 1e-2, "language": 1e-3}
 

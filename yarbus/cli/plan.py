@@ -9,7 +9,7 @@ from yarbus.cli.options import Json, Overrides, RecipeArgument, print_json, quie
 from yarbus.core.places import GROUPS
 
 if TYPE_CHECKING:
-    from yarbus.core.recipe import Stage
+    from yarbus.core.sections import Stage
     from yarbus.models.plan import PlanRow
     from yarbus.training.planning import StagePlan
 

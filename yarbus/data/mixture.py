@@ -6,7 +6,7 @@ from random import Random
 
 from yarbus.core.errors import DataError
 from yarbus.core.plugins import resolve
-from yarbus.core.recipe import DataSection
+from yarbus.core.sections import DataSection
 from yarbus.data.sample import Sample
 from yarbus.data.sources import SOURCES
 

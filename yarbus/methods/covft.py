@@ -23,6 +23,7 @@ from transformers.activations import ACT2FN
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.methods.auxiliary import add_loss, no_images, router_losses
 from yarbus.methods.contexts import ConcatContext, ContextVectorExtractor, ImageContext, TextContext
+from yarbus.methods.experts import jitter
 from yarbus.methods.hidden import down_from
 from yarbus.models.attachment import Attachment, Method, Start
 from yarbus.models.context import Context, ContextSlot
@@ -77,22 +78,13 @@ class ContextualMixture(nn.Module):
                 self.router = nn.Linear(self.extractor.dim, method.num_experts, dtype=like.dtype)
                 nn.init.xavier_uniform_(self.router.weight)
                 nn.init.zeros_(self.router.bias)
-        self._jitter(method.expert_jitter)
+        jitter(self.down_weight, method.expert_jitter, at=1)
 
     def _stack(self, weight: Tensor, at: int = 0) -> Tensor:
         return torch.stack([weight.detach()] * self.num_experts, dim=at)
 
     def _stack_bias(self, linear: nn.Linear) -> nn.Parameter | None:
         return None if linear.bias is None else nn.Parameter(self._stack(linear.bias))
-
-    @torch.no_grad()
-    def _jitter(self, relative: float) -> None:
-        """Noise on each expert's last weights that cancels in the mean over experts (methods.md 4.5)."""
-        if not relative or self.num_experts == 1 or self.down_weight.device.type == "meta":
-            return
-        noise = torch.randn_like(self.down_weight)
-        noise -= noise.mean(dim=1, keepdim=True)
-        self.down_weight += noise * relative * self.down_weight.std()
 
     @torch.no_grad()
     def expert_distance(self) -> float:

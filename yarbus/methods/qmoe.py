@@ -27,8 +27,10 @@ from torch.nn import functional as F
 
 from yarbus.core.errors import ConfigError
 from yarbus.methods.auxiliary import add_loss
+from yarbus.methods.experts import jitter
 from yarbus.models.attachment import Attachment, Fidelity, Method, Start
 from yarbus.models.context import Context, ContextSlot, context_of
+from yarbus.models.observe import evaluating
 from yarbus.models.vlm import VLM
 
 IGNORED = -100
@@ -56,7 +58,7 @@ class Attention(nn.Module):
 class RoutedFeedForward(nn.Module):
     """Copies of one feed-forward network, of which each image takes one."""
 
-    def __init__(self, dim: int, num_experts: int, jitter: float) -> None:
+    def __init__(self, dim: int, num_experts: int, expert_jitter: float) -> None:
         super().__init__()
         up, down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
         # Stacked: an expert that no image of a batch takes has a zero gradient, not none at all.
@@ -64,15 +66,7 @@ class RoutedFeedForward(nn.Module):
             nn.Parameter(torch.stack([tensor.detach()] * num_experts))
             for tensor in (up.weight, up.bias, down.weight, down.bias)
         )
-        self._jitter(jitter)
-
-    @torch.no_grad()
-    def _jitter(self, relative: float) -> None:
-        """Noise on each expert's last weights that cancels in the mean over experts, as in CoVFT."""
-        if not relative or len(self.down_weight) == 1 or self.down_weight.device.type == "meta":
-            return
-        noise = torch.randn_like(self.down_weight)
-        self.down_weight += (noise - noise.mean(dim=0)) * relative * self.down_weight.std()
+        jitter(self.down_weight, expert_jitter)
 
     def forward(
         self, tokens: Float[Tensor, "images queries dim"], experts: Sequence[int]
@@ -220,7 +214,7 @@ class QueryConnector(nn.Module):
         is_answer = labels != IGNORED
         positions = is_answer.any(dim=0).nonzero()[:, 0]
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
-        with self._trying(path), _evaluating(model):
+        with self._trying(path), evaluating(model):
             logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits
         losses = F.cross_entropy(logits.float().transpose(1, 2), labels[:, positions], reduction="none")
         return losses.sum(dim=1) / is_answer.sum(dim=1).clamp(min=1)
@@ -232,18 +226,6 @@ class QueryConnector(nn.Module):
             yield
         finally:
             self.tried = None
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module gets its own mode back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @dataclass(frozen=True, kw_only=True)

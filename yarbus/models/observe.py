@@ -41,7 +41,7 @@ class Observed:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; each module gets its own mode back (a frozen text encoder never trains)."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -105,7 +105,7 @@ def observe(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> Observed:
     contexts: dict[int, list[Tensor]] = {}
     weights: dict[int, list[Tensor]] = {}
     gaze: dict[int, list[Tensor]] = {}
-    with _evaluating(model):
+    with evaluating(model):
         for whole in batches:
             if whole.get("pixel_values") is None:
                 continue

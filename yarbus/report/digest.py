@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from yarbus.core.errors import CheckpointError
-from yarbus.core.recipe import scaled_steps
 from yarbus.core.records import read_record
+from yarbus.core.sections import scaled_steps
 from yarbus.report.cells import Cell, Line
 from yarbus.report.contrasts import Contrast
 from yarbus.report.costs import Cost, costs_of

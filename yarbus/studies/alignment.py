@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from yarbus.core.errors import CheckpointError, ConfigError, DataError, MismatchError
-from yarbus.core.recipe import DataSection, Recipe, load_recipe, variant
+from yarbus.core.recipe import Recipe, load_recipe, variant
 from yarbus.core.records import read_record
+from yarbus.core.sections import DataSection
 from yarbus.core.table import closest
 from yarbus.report.aligned import values_text
 from yarbus.studies.asked import asked_of, refuse_other_questions

@@ -7,12 +7,11 @@ projector of its own, those with the same projector from one.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from yarbus.core.errors import ConfigError, UserError
-from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant
+from yarbus.core.recipe import Recipe, load_recipe, variant
 from yarbus.core.records import make_folder, read_record, write_json
 from yarbus.core.table import closest
 from yarbus.report.html import write_report
@@ -20,7 +19,7 @@ from yarbus.report.runs import SHARING, read_comparison
 from yarbus.report.summary import summarise
 from yarbus.report.tables import to_json
 from yarbus.studies.alignment import check_recipes, check_runs, refuse_other_data
-from yarbus.studies.work import Work, quieten
+from yarbus.studies.work import Work, quieten, shared_start
 from yarbus.studies.workers import default_jobs, work_off
 
 RECORD = "comparison.json"
@@ -62,33 +61,18 @@ def _plan(
     for seed in range(recipe.seed, recipe.seed + seeds):
         for name in recipe.compare.variants:
             one = variant(recipe, name)
-            *shared, last = one.stages
-            label, start = f"{name}-seed{seed}", None
-            if shared:
-                before = f"{shared[-1]}-{stage_hash(one, shared[-1])}"
-                start = folder / before / "adapter"
-                after[label] = before
-                works.setdefault(
-                    before,
-                    Work(
-                        label=before, recipe=one.resolved(), run=folder / before, start=None, stages=tuple(shared),
-                        benchmarks=(),
-                    ),
-                )  # fmt: skip
-            values = {**one.resolved(), "seed": seed, "name": label}
+            label, start = f"{name}-seed{seed}", shared_start(one, folder)
+            if start is not None:
+                works.setdefault(start.label, start)
+                after[label] = start.label
             works[label] = Work(
-                label=label, recipe=values, run=folder / label, start=start, stages=(last,),
+                label=label, recipe={**one.resolved(), "seed": seed, "name": label}, run=folder / label,
+                start=None if start is None else start.adapter, stages=(list(one.stages)[-1],),
                 benchmarks=tuple(one.evaluation), checkpoints=checkpoints,
                 diagnosis=None if diagnose is None else dict(diagnose),
             )  # fmt: skip
             runs[label] = {"variant": name, "seed": seed, "folder": label, "start": after.get(label)}
     return list(works.values()), after, runs
-
-
-def _shared_recipe(work: Work) -> Work:
-    """A shared stage's run without what only its variants need, so that any of them finds it equal."""
-    stages = {name: work.recipe["stages"][name] for name in work.stages}
-    return replace(work, recipe={**work.recipe, "name": work.label, "stages": stages, "evaluation": []})
 
 
 def _refuse_lost_checkpoints(work: Work) -> None:
@@ -201,7 +185,6 @@ def compare(
         raise ConfigError("the comparison is a file, not a folder", where=folder, fix="name another folder")
     alignment = check_recipes(recipe)
     works, after, runs = _plan(recipe, seeds, folder, tuple(checkpoints), diagnose)
-    works = [work if work.benchmarks or work.label in runs else _shared_recipe(work) for work in works]
     assert recipe.compare is not None
     check_works(recipe, works, folder)
     make_folder(folder)

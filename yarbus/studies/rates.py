@@ -11,11 +11,11 @@ from statistics import mean
 from typing import Any
 
 from yarbus.core.errors import ConfigError
-from yarbus.core.recipe import Recipe, load_recipe, stage_hash, variant
+from yarbus.core.recipe import Recipe, load_recipe, variant
 from yarbus.core.records import make_folder, read_record, write_json
 from yarbus.evaluation.folder import benchmark_folder
 from yarbus.studies.compare import check_works
-from yarbus.studies.work import Work
+from yarbus.studies.work import Work, shared_start
 from yarbus.studies.workers import default_jobs, work_off
 
 Changes = Mapping[str, Any]
@@ -82,19 +82,14 @@ def choose_rates(
     for name, some in candidates.items():
         for number, changes in enumerate(some):
             one = load_recipe({**variant(recipe, name).resolved(), "seed": seed}, changes)
-            *shared, last = one.stages
-            label, start = f"{name}-try{number}", None
-            if shared:
-                before = f"{shared[-1]}-{stage_hash(one, shared[-1])}"
-                start, after[label] = folder / before / "adapter", before
-                stages = {stage: one.resolved()["stages"][stage] for stage in shared}
-                values = {**one.resolved(), "name": before, "stages": stages, "evaluation": []}
-                works.setdefault(before, Work(
-                    label=before, recipe=values, run=folder / before, start=None, stages=tuple(shared), benchmarks=(),
-                ))  # fmt: skip
+            label, start = f"{name}-try{number}", shared_start(one, folder)
+            if start is not None:
+                works.setdefault(start.label, start)
+                after[label] = start.label
             works[label] = Work(
                 label=label, recipe={**one.resolved(), "name": label, "evaluation": list(benchmarks)},
-                run=folder / label, start=start, stages=(last,), benchmarks=tuple(benchmarks),
+                run=folder / label, start=None if start is None else start.adapter, stages=(list(one.stages)[-1],),
+                benchmarks=tuple(benchmarks),
             )  # fmt: skip
             tried.setdefault(name, []).append((changes, folder / label))
     check_works(recipe, list(works.values()), folder)

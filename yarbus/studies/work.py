@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from yarbus.core.lock import locked
-from yarbus.core.recipe import load_recipe, scaled_steps
+from yarbus.core.recipe import Recipe, load_recipe, stage_hash
 from yarbus.core.records import read_record, write_json
+from yarbus.core.sections import scaled_steps
 from yarbus.evaluation.folder import benchmark_folder
 from yarbus.report.runs import SHARING
 
@@ -46,8 +47,13 @@ class Work:
         """Names of the folders below ``evaluation/``: the finished model's, then those of its checkpoints."""
         return ["final", *map(checkpoint_name, self.checkpoints)]
 
+    @property
+    def adapter(self) -> Path:
+        """What it leaves for others to start from."""
+        return self.run / "adapter"
+
     def is_trained(self) -> bool:
-        return (self.run / "adapter" / "adapter.json").is_file()
+        return (self.adapter / "adapter.json").is_file()
 
     def is_finished(self) -> bool:
         """Whether the run is trained and every question of every benchmark has a reply."""
@@ -71,6 +77,20 @@ def checkpoint_name(step: int) -> str:
 
 def _is_complete(scores: Mapping[str, Any]) -> bool:
     return scores["num_replies"] == scores["num_samples"] and not scores["num_errors"]
+
+
+def shared_start(recipe: Recipe, folder: Path) -> Work | None:
+    """The run of every stage before the last, which all recipes that agree on those start from; None with one stage.
+
+    It holds nothing of what only its variants need, so that any of them finds it equal.
+    """
+    *shared, _ = recipe.stages
+    if not shared:
+        return None
+    name = f"{shared[-1]}-{stage_hash(recipe, shared[-1])}"
+    values = recipe.resolved()
+    values |= {"name": name, "stages": {stage: values["stages"][stage] for stage in shared}, "evaluation": []}
+    return Work(label=name, recipe=values, run=folder / name, start=None, stages=tuple(shared), benchmarks=())
 
 
 def do(work: Work) -> None:

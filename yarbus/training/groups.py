@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from yarbus.core.errors import ConfigError
-from yarbus.core.recipe import GroupRate
+from yarbus.core.sections import GroupRate
 from yarbus.models.vlm import VLM
 
 Groups = Mapping[str, Mapping[str, nn.Parameter]]

@@ -17,7 +17,6 @@ What Trainer's own loop leaves open and this file closes:
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from yarbus.core.errors import ConfigError, NonFiniteError
-from yarbus.core.recipe import GroupRate
+from yarbus.core.errors import ConfigError
 from yarbus.core.records import read_json, write_json
+from yarbus.core.sections import GroupRate
 from yarbus.data.sampler import StepSampler
 from yarbus.models.attachment import (
     adapter_tensors,
@@ -61,31 +60,10 @@ from yarbus.training.snapshot import (
     save_tensors,
     set_rng,
 )
-
-Reader = Callable[[int, nn.Module, list[str]], None]
-"""``reader(step, model, sample_ids)``: called once per update with the accumulated, unclipped gradient in ``.grad``.
-
-``step`` is the one about to be done, counted from 1; ``sample_ids`` are this process's share of the batch.
-"""
+from yarbus.training.update import Reader, Update
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 TRAINER_STATE = "trainer_state.json"  # Trainer.train reads it under this name
-SHOWN_SAMPLES = 8
-
-
-@dataclass
-class Update:
-    """What one optimizer step has seen so far, on this process."""
-
-    sample_ids: list[list[str]] = field(default_factory=list)
-    """Ids of each micro-batch."""
-    losses: list[Tensor] = field(default_factory=list)
-    """Each micro-batch's share of the loss; their sum is the mean over the batch's answer tokens."""
-    has_images: bool = False
-    loss: float = 0.0
-    gradient_norms: dict[str, float] = field(default_factory=dict)
-    learning_rates: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Lowest and highest of each group."""
 
 
 class Guarded(Trainer):
@@ -183,24 +161,7 @@ class Guarded(Trainer):
 
     def check_finite(self, step: int, model: nn.Module, sample_ids: list[str]) -> None:
         """Stops before an update whose loss or gradient is not a finite number; the weights stay as they are."""
-        update = self.update
-        bad_groups = [group for group, norm in update.gradient_norms.items() if not math.isfinite(norm)]
-        if math.isfinite(update.loss) and not bad_groups:
-            return
-        suspects = [
-            name
-            for names, loss in zip(update.sample_ids, update.losses, strict=True)
-            if not torch.isfinite(loss)
-            for name in names
-        ] or sample_ids
-        shown = ", ".join(suspects[:SHOWN_SAMPLES])
-        more = f" and {len(suspects) - SHOWN_SAMPLES} more" if len(suspects) > SHOWN_SAMPLES else ""
-        raise NonFiniteError(
-            f"step {step} is not finite (loss {update.loss:.4g}), stopped before the update",
-            where=f"samples {shown}{more}" if suspects else None,
-            why=_first_bad_tensor(self.groups, bad_groups),
-            fix="look at these samples, lower the learning rate or use precision float32, then resume",
-        )
+        self.update.check_finite(step, self.groups)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that ``args.optim`` names, over the named groups."""
@@ -436,12 +397,3 @@ class _Flow(TrainerCallback):
         state.epoch = state.global_step * self.trainer.global_batch / self.trainer.num_samples
         if state.global_step >= state.max_steps:
             control.should_log = True
-
-
-def _first_bad_tensor(groups: Mapping[str, Mapping[str, nn.Parameter]], bad_groups: Sequence[str]) -> str:
-    """Names the first parameter whose gradient is not finite."""
-    for group in bad_groups:
-        for name, tensor in groups[group].items():
-            if tensor.grad is not None and not torch.isfinite(tensor.grad).all():
-                return f"first bad gradient: {name} ({group})"
-    return f"the gradient norm of {', '.join(bad_groups)} overflows" if bad_groups else "the loss alone is bad"

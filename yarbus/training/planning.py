@@ -10,7 +10,8 @@ from torch import nn
 
 from yarbus.core.errors import DataError, UserError
 from yarbus.core.plugins import FILE_PREFIX, benchmark_table, resolve
-from yarbus.core.recipe import GroupRate, Recipe, Stage
+from yarbus.core.recipe import Recipe
+from yarbus.core.sections import GroupRate, Stage
 from yarbus.data.mixture import find_section
 from yarbus.methods.assemble import build_all
 from yarbus.models.attach import set_stage

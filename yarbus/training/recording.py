@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yarbus.core.errors import CheckpointError
-from yarbus.core.recipe import RecordSection
 from yarbus.core.records import JsonlWriter, make_folder
+from yarbus.core.sections import RecordSection
 from yarbus.data.collate import Collator, Visit
 from yarbus.data.sample import Sample
 from yarbus.methods.covft import ContextualMixture, mixtures_of

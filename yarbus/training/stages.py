@@ -16,7 +16,8 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from yarbus.core.errors import CheckpointError, ConfigError
-from yarbus.core.recipe import Recipe, Stage
+from yarbus.core.recipe import Recipe
+from yarbus.core.sections import Stage
 from yarbus.data.collate import Collator
 from yarbus.data.mixture import read_mixture
 from yarbus.data.sampler import StepSampler
@@ -28,12 +29,13 @@ from yarbus.models.question import Question
 from yarbus.training import checkpoint
 from yarbus.training.facts import check_facts, samples_hash, tensors_hash
 from yarbus.training.folder import Resume, adapter_hash, find_position, is_main, open_run, publish_adapter, say
-from yarbus.training.guarded import WEIGHTS, Reader
+from yarbus.training.guarded import WEIGHTS
 from yarbus.training.metrics import MetricsWriter, drop_after
 from yarbus.training.progress import StageProgress
 from yarbus.training.recording import drop_records, record_gradients, record_routing
 from yarbus.training.snapshot import load_tensors
 from yarbus.training.trainer import GuardedTrainer
+from yarbus.training.update import Reader
 
 
 def train(
