@@ -155,7 +155,13 @@ def test_a_plain_rate_stays_a_plain_number_and_a_mapping_is_spelled_out(base):
     assert load_recipe(base).resolved()["stages"]["instruct"]["learning_rate"] == {"vision": 2e-5, "language": 2e-5}
     recipe = load_recipe(base, [f"{rate}.vision={{peak: 1.0e-4, schedule: constant}}"])
     assert recipe.resolved()["stages"]["instruct"]["learning_rate"] == {
-        "vision": {"peak": 1e-4, "warmup_fraction": None, "schedule": "constant", "block_decay": 1.0},
+        "vision": {
+            "peak": 1e-4,
+            "warmup_fraction": None,
+            "schedule": "constant",
+            "block_decay": 1.0,
+            "frozen_fraction": 0.0,
+        },
         "language": 2e-5,
     }
     assert load_recipe(recipe.resolved()) == recipe
@@ -179,7 +185,7 @@ def test_a_number_and_a_mapping_of_one_rate_merge_in_either_order(base):
 
     assert vision("=1.0e-4") == 1e-4
     assert vision(".peak=1.0e-4")["peak"] == 1e-4
-    decayed = {"peak": 2e-5, "warmup_fraction": None, "schedule": None, "block_decay": 0.9}
+    decayed = {"peak": 2e-5, "warmup_fraction": None, "schedule": None, "block_decay": 0.9, "frozen_fraction": 0.0}
     assert vision(".block_decay=0.9") == vision("={block_decay: 0.9}") == decayed
     assert vision(".block_decay=0.9", "=1.0e-4") == vision("=1.0e-4", ".block_decay=0.9") == decayed | {"peak": 1e-4}
     child = extend(base, "stages: {instruct: {learning_rate: {vision: {block_decay: 0.9}}}}")

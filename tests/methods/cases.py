@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from yarbus.methods import SVPT, VPT, BitFit, CoVFT, Frozen, Full, LayerNorm, LoRA, NoHead, QAViT, QMoE
+from yarbus.methods import CARPE, LEVI, SVPT, VPT, BitFit, CoVFT, Frozen, Full, LayerNorm, LoRA, NoHead, QAViT, QMoE
 from yarbus.models.attachment import Method
 
 
@@ -45,5 +45,16 @@ CASES = {
     "language full": Case("language", Full()),
     "language lora": Case("language", LoRA(rank=2, alpha=4.0, dropout=0.0)),
     "head none": Case("head", NoHead()),
+    "head levi": Case("head", LEVI(num_layers=2)),
+    "head carpe": Case("head", CARPE(num_heads=4)),
+    "head carpe ours": Case("head", CARPE.preset("ours")),
+    "head carpe adapted": Case("head", CARPE(features="adapted")),
+    "head carpe joint": Case("head", CARPE(context_pass="joint")),
+    "head carpe masked": Case("head", CARPE(context_pass="masked")),
+    "head carpe scalar": Case("head", CARPE(weighting="scalar")),
+    "head carpe fixed": Case("head", CARPE(weighting="fixed", vision_weight=0.26)),
+    "head carpe without cross-attention": Case("head", CARPE(cross_attention=False)),
+    "head carpe lm_head kept": Case("head", CARPE(train_lm_head=False)),
+    "head carpe lm_head alone": Case("head", CARPE(weighting="fixed", vision_weight=0.0)),
 }
 """By a name that tests show. Every entry of every table must have one: ``test_every_method`` checks it."""

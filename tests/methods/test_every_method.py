@@ -98,9 +98,9 @@ def test_attaching_changes_what_start_declares_and_detaching_restores_every_bit(
     torch.manual_seed(1)
     yarbus.attach(model, processor, **{CASES[case].place: CASES[case].method}, text_encoder=text_encoder)
     got = logits(model, ask(processor, pictures))
-    if CASES[case].method.start == "identity":
+    if CASES[case].method.starts == "identity":
         assert torch.equal(got, expected)
-    elif CASES[case].method.start == "rounding":
+    elif CASES[case].method.starts == "rounding":
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     else:
         assert torch.isfinite(got).all() and not torch.equal(got, expected)

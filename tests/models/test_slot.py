@@ -54,35 +54,6 @@ class QuestionLength(Method):
         attachment.train([module.weight], group="projector")
 
 
-def scale_by_turn(base_model, args, kwargs, output):
-    """A head whose weight per token is the length of the question that the token answers."""
-    context = base_model.context_slot.read()
-    states = output.last_hidden_state
-    rows = context.rows_of_tokens(states.shape[1])
-    words = context.question().mask.sum(dim=1).float()
-    factor = torch.where(rows < 0, 1.0, words[rows.clamp(min=0)])
-    output.last_hidden_state = states * factor[..., None]
-    return output
-
-
-@dataclass(frozen=True, kw_only=True)
-class TurnHead(Method):
-    name: ClassVar[str] = "turn-head"
-    places: ClassVar[tuple[str, ...]] = ("head",)
-    start: ClassVar[str] = "changes"
-
-    @property
-    def reads_question(self):
-        return True
-
-    def groups(self, place):
-        return ()
-
-    def attach(self, vlm, place, attachment):
-        attachment.slot.head_reads_text = True
-        vlm.base_model.register_forward_hook(scale_by_turn, with_kwargs=True, prepend=True)
-
-
 @pytest.mark.parametrize("family", list(tiny.FAMILIES))
 def test_a_projector_method_reads_the_question_of_each_image(family, text_encoder, pictures):
     model, processor = tiny.FAMILIES[family]()
@@ -100,48 +71,6 @@ def test_a_projector_method_reads_the_question_of_each_image(family, text_encode
     model(**batch).logits.sum().backward()
     assert projector.weight.grad is not None
     yarbus.detach(model, processor)
-
-
-@pytest.mark.parametrize("family", list(tiny.FAMILIES))
-@pytest.mark.parametrize("beams", [1, 2])
-def test_a_head_method_reads_turn_weights_in_cached_generation(family, beams, text_encoder, pictures):
-    model, processor = tiny.FAMILIES[family]()
-    set_stage(model, processor, {"head": TurnHead()}, text_encoder=text_encoder)
-    batch = ask(processor, pictures, [QUESTIONS[0]] * 2, context=[QUESTIONS[0]] * 2)
-    texts = [
-        ["what digit is red", "where"],
-        ["which", "is there a digit"],
-    ]  # 6 and 3 tokens with [CLS] and [SEP], 3 and 6
-    tokenized = processor.context_tokenizer([text for row in texts for text in row], padding=True, return_tensors="pt")
-    batch["context_input_ids"] = tokenized["input_ids"].unflatten(0, (2, 2))
-    batch["context_attention_mask"] = tokenized["attention_mask"].unflatten(0, (2, 2))
-    turn = torch.full_like(batch["input_ids"], -1)
-    turn[:, -5:-3], turn[:, -3:] = 0, 1
-    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "num_beams": beams}
-    out = model.generate(
-        **batch, context_turn_index=turn, **options, output_logits=beams == 1, return_dict_in_generate=True
-    )
-    assert out.sequences.shape[1] == batch["input_ids"].shape[1] + 4
-    if beams == 1:
-        plain, _ = tiny.FAMILIES[family]()
-        bare = {name: value for name, value in batch.items() if not name.startswith("context_")}
-        whole = {**bare, "input_ids": out.sequences}
-        whole["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones(2, 4, dtype=torch.long)], dim=1)
-        if "mm_token_type_ids" in whole:
-            pad = torch.zeros(2, 4, dtype=whole["mm_token_type_ids"].dtype)
-            whole["mm_token_type_ids"] = torch.cat([whole["mm_token_type_ids"], pad], dim=1)
-        with torch.no_grad():
-            expected = plain(**whole).logits[:, batch["input_ids"].shape[1] - 1 : -1]
-        # Generated tokens answer turn 1: a question of 3 tokens in row 0, of 6 in row 1.
-        expected = expected * torch.tensor([3.0, 6.0])[:, None, None]
-        torch.testing.assert_close(torch.stack(out.logits, dim=1), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_a_head_without_turns_in_the_batch_raises(text_encoder, pictures):
-    model, processor = tiny.llava()
-    set_stage(model, processor, {"head": TurnHead()}, text_encoder=text_encoder)
-    with pytest.raises(DataError, match="no turn index"):
-        model(**ask(processor, pictures))
 
 
 @pytest.mark.parametrize("family", list(tiny.FAMILIES))

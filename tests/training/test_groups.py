@@ -225,3 +225,9 @@ def test_a_schedule_rises_over_its_warm_up_and_then_goes_its_way(schedule, expec
 def test_the_range_of_a_group_is_over_all_its_entries():
     entries = [{"group": "vision", "lr": 2.0}, {"group": "vision", "lr": 1.0}, {"group": "head", "lr": 3.0}]
     assert rate_range(entries) == {"vision": (1.0, 2.0), "head": (3.0, 3.0)}
+
+
+def test_a_frozen_share_is_a_rate_of_nothing_and_then_the_schedule_from_where_it_is():
+    plain, staged = rate_factor("cosine", 2, 10), rate_factor("cosine", 2, 10, frozen_steps=4)
+    assert [staged(step) for step in range(4)] == [0.0] * 4
+    assert [staged(step) for step in range(4, 11)] == [plain(step) for step in range(4, 11)]

@@ -18,7 +18,7 @@ from yarbus.data.sample import Sample, Turn
 from yarbus.data.sources.llava import read_llava
 from yarbus.methods.assemble import build_all
 from yarbus.models.attach import set_stage
-from yarbus.models.attachment import adapter_tensors
+from yarbus.models.attachment import adapter_tensors, parameter_groups
 from yarbus.models.vlm import TOWERS
 from yarbus.training import checkpoint
 from yarbus.training.facts import tensors_hash
@@ -332,6 +332,26 @@ def test_with_decay_the_first_update_of_adam_is_smaller_the_more_blocks_lie_behi
         name = next(n for n in before if f"layers.{block}.mlp.fc1.weight" in n and "vision" in n)
         moved = (model.state_dict()[name] - before[name]).abs().max().item()
         assert moved == pytest.approx(1e-3 * 0.5 ** (2 - block), rel=1e-2)
+
+
+def test_what_unfreezes_in_the_second_half_is_the_same_to_the_bit_until_then(samples, tmp_path):
+    model, processor = tiny.llava()
+    parts = set_stage(model, processor, build_all({"projector": "full", "head": {"method": "carpe", "num_heads": 4}}))
+    rates = {"projector": 1e-2, "head": 1e-2, "router": GroupRate(peak=1e-2, frozen_fraction=0.5)}
+    states = []
+
+    def look(step, model, sample_ids):
+        states.append({name: tensor.clone() for name, tensor in adapter_tensors(model).items()})
+
+    trainer = trainer_of(parts, samples, tmp_path, rates=rates, max_steps=4, weight_decay=0.1, readers=[look])
+    trainer.train()
+    states.append(adapter_tensors(model))
+    router = list(parameter_groups(model)["router"])
+    assert len(router) == 3
+    assert all(torch.equal(states[0][name], states[2][name]) for name in router)
+    assert any(not torch.equal(states[2][name], states[4][name]) for name in router)
+    assert not torch.equal(states[0]["lm_head.weight"], states[2]["lm_head.weight"])
+    assert logged(trainer, "learning_rate/router")[:2] == [0.0, 0.0]
 
 
 # ---- costs ----

@@ -77,6 +77,8 @@ def _own_rates(one: "StagePlan", stage: "Stage") -> list[str]:
         if isinstance(rate, dict):
             warmup = rate.get("warmup_fraction", stage.warmup_fraction)
             way = f"{rate.get('schedule', stage.schedule)} after a warm-up of {100 * warmup:g} % of the steps"
+            if "frozen_fraction" in rate:
+                way += f", 0 in the first {100 * rate['frozen_fraction']:g} % of them"
             decay = f", times {rate['block_decay']:g} per block towards the input" if "block_decay" in rate else ""
             lines.append(f"rate of {group}: {rate['peak']:g}{decay}; {way}")
     if lines and len(lines) < len(one.rates):

@@ -15,8 +15,8 @@ from yarbus.core.yaml import Document, KeyPath, dotted
 
 EXCLUSIVE = ({"steps", "epochs"},)
 """Setting one of a pair in an upper layer drops the other from the layers below."""
-RATE_KEYS = frozenset({"peak", "warmup_fraction", "schedule", "block_decay"})
-"""Of a learning rate that is written as a mapping (``core.recipe.GroupRate``)."""
+RATE_KEYS = frozenset({"peak", "warmup_fraction", "schedule", "block_decay", "frozen_fraction"})
+"""Of a learning rate that is written as a mapping (``core.sections.GroupRate``)."""
 
 
 @dataclass(frozen=True)

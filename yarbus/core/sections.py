@@ -101,6 +101,9 @@ class GroupRate(Section):
     behind it: the last executed block at ``peak``, block i of n at ``peak * block_decay ** (n - 1 - i)``, what lies
     before the blocks (embeddings, the norm after them) at ``peak * block_decay ** n``, what lies behind them or outside
     of the tower at ``peak``. Below 1 it needs a group that holds tensors of blocks."""
+    frozen_fraction: WarmUp = 0.0
+    """Share of the steps, from the first on, in which its rate is 0 and its tensors stay as they are; then it follows
+    its schedule from where that is by now. CARPE's second of two epochs is 0.5."""
 
 
 _NUMBER: TypeAdapter[float] = TypeAdapter(Rate, config=ConfigDict(strict=True))

@@ -12,6 +12,7 @@ from yarbus.core.errors import DataError
 from yarbus.data.image import open_image
 from yarbus.data.render import Rendered, Renderer
 from yarbus.data.sample import Sample
+from yarbus.models.question import said_until
 from yarbus.models.sketch import key_of
 
 IGNORED = -100
@@ -41,14 +42,33 @@ def _open_images(sample: Sample) -> list[Any]:
         raise DataError(error.what, where=error.where, why=f"{error.why} ({sample.where})", fix=error.fix) from None
 
 
-def _process(processor: Any, texts: list[str], samples: Sequence[Sample], side: str, contexts: list[Any] | None) -> Any:
+def _said(processor: Any, samples: Sequence[Sample], every_turn: bool) -> dict[str, Any]:
+    """What a head is told, where there is one: up to each turn that is answered, or up to the last alone."""
+    if not getattr(processor, "asks_head", False):
+        return {}
+    rows = []
+    for sample in samples:
+        said = said_until([turn.words for turn in sample.turns if turn.role == "user"])
+        answered = sum(turn.role == "assistant" for turn in sample.turns)
+        rows.append(said[: max(1, answered)] if every_turn else said[-1:])
+    return {"said": rows}
+
+
+def _process(
+    processor: Any,
+    texts: list[str],
+    samples: Sequence[Sample],
+    side: str,
+    contexts: list[Any] | None,
+    said: dict[str, Any],
+) -> Any:
     """The processor's output, with ``offset_mapping`` and, where text was expanded, ``text_replacement_offsets``."""
     images = [_open_images(sample) for sample in samples]
     text: dict[str, Any] = {"padding": True, "padding_side": side, "return_offsets_mapping": True}
     bos = processor.tokenizer.bos_token
     if bos is not None and texts[0].startswith(bos):  # the template wrote it already
         text["add_special_tokens"] = False
-    arguments: dict[str, Any] = {} if contexts is None else {"context": contexts}
+    arguments: dict[str, Any] = said if contexts is None else {"context": contexts, **said}
     return processor(
         images=images if any(images) else None,
         text=list(texts),
@@ -65,13 +85,16 @@ def _moved(span: tuple[int, int], replacements: list[dict[str, Any]]) -> tuple[i
     return span[0] + gained, span[1] + gained
 
 
-def _answer_mask(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:
-    """[tokens] whether a token holds characters of an answer; ``offsets`` [tokens, 2] begin and end in the text."""
+def _answered_turns(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+    """[tokens] number of the answer that a token holds characters of, -1 for none.
+
+    ``offsets`` [tokens, 2] begin and end in the text.
+    """
     begin, end = offsets[:, 0], offsets[:, 1]
-    mask = np.zeros(len(offsets), dtype=bool)
-    for start, stop in spans:
-        mask |= (begin < stop) & (end > start) & (end > begin)
-    return mask
+    turns = np.full(len(offsets), -1)
+    for turn, (start, stop) in enumerate(spans):
+        turns[(begin < stop) & (end > start) & (end > begin)] = turn
+    return turns
 
 
 class Collator:
@@ -79,7 +102,8 @@ class Collator:
 
     Returns what the processor does (``input_ids``, ``attention_mask``, ``pixel_values``, ``context_*``, ...;
     a batch without a picture has no ``pixel_values``), ``labels`` [batch, tokens] (-100 but on answers and
-    their end markers) and ``sample_ids``. The first rows are checked: their labelled tokens must spell
+    their end markers), with a head ``context_turn_index``, and ``sample_ids``.
+    The first rows are checked: their labelled tokens must spell
     the answers. ``row_keys`` adds ``context_row_key`` for methods that draw at random: another number for each
     visit of a row. Only a model with an open path takes it.
     """
@@ -102,13 +126,17 @@ class Collator:
     def __call__(self, visits: Sequence[Visit]) -> dict[str, Any]:
         samples = [sample for sample, _, _ in visits]
         texts = [self.renderer.text(sample) for sample in samples]
-        batch = _process(self.processor, texts, samples, "right", self._contexts(visits))
+        said = _said(self.processor, samples, every_turn=self.supervised)
+        batch = _process(self.processor, texts, samples, "right", self._contexts(visits), said)
         offsets = batch.pop("offset_mapping").numpy()
         replacements = batch.pop("text_replacement_offsets", None) or [[]] * len(samples)
         self._check_lengths(batch, samples)  # before the answers are looked for, which takes long in a long row
         if self.supervised:
             rendered = [self.renderer.conversation(sample) for sample in samples]
-            batch["labels"] = self._labels(batch["input_ids"], offsets, replacements, rendered)
+            turns = self._turns(offsets, replacements, rendered)
+            batch["labels"] = batch["input_ids"].where(turns >= 0, IGNORED)
+            if said:
+                batch["context_turn_index"] = turns
             self._check_labels(batch["labels"], rendered, samples)
         if self.row_keys:
             keys = [key_of("visit", str(self.seed), str(epoch), str(row)) for _, epoch, row in visits]
@@ -121,12 +149,13 @@ class Collator:
             return None
         return [context_text(sample, self.train_turns, self.seed, epoch, row) for sample, epoch, row in visits]
 
-    def _labels(self, ids: Tensor, offsets: np.ndarray, replacements: list[Any], rendered: list[Rendered]) -> Tensor:
-        masks = [
-            _answer_mask(own, [_moved(span, moves) for span in row.spans])
+    def _turns(self, offsets: np.ndarray, replacements: list[Any], rendered: list[Rendered]) -> Tensor:
+        """[batch, tokens] number of the answer that each token belongs to, -1 for none."""
+        turns = [
+            _answered_turns(own, [_moved(span, moves) for span in row.spans])
             for own, moves, row in zip(offsets, replacements, rendered, strict=True)
         ]
-        return ids.where(torch.from_numpy(np.stack(masks)), IGNORED)
+        return torch.from_numpy(np.stack(turns))
 
     def _check_lengths(self, batch: Any, samples: list[Sample]) -> None:
         """Nothing is ever cut: a row that is too long is refused with its numbers."""
@@ -182,7 +211,8 @@ def prompt_batch(processor: Any, samples: Sequence[Sample], asked_by: Sequence[S
         asking = samples if asked_by is None else asked_by
         questions = [[turn.words for turn in sample.turns if turn.role == "user"] for sample in asking]
         contexts = [processor.question.of_turns(asked) for asked in questions]
-    batch = _process(processor, texts, samples, "left", contexts)
+    said = _said(processor, samples if asked_by is None else asked_by, every_turn=False)
+    batch = _process(processor, texts, samples, "left", contexts, said)
     for key in ("offset_mapping", "text_replacement_offsets"):
         batch.pop(key, None)
     return dict(batch)

@@ -48,7 +48,14 @@ METHODS = {
             "lora": "yarbus.methods.lora:LoRA",
         },
     ),
-    "head": _table("head", {"none": "yarbus.methods.whole:NoHead"}),
+    "head": _table(
+        "head",
+        {
+            "none": "yarbus.methods.whole:NoHead",
+            "carpe": "yarbus.methods.carpe:CARPE",
+            "levi": "yarbus.methods.levi:LEVI",
+        },
+    ),
 }
 """place -> name -> class. One line per method and place; what plug-ins bring comes after."""
 

@@ -286,14 +286,13 @@ class QMoE(Method):
             raise ConfigError(
                 f"width {self.width} is not divisible by num_heads {self.num_heads}", fix="choose a divisor"
             )
-        layers = vlm.family.feature_layer(vlm.config)
-        vision_dim = vlm.vision_dim * (len(layers) if isinstance(layers, Sequence) else 1)
-        language_dim = vlm.model.get_input_embeddings().weight.shape[1]
         text_dim = vlm.base_model.context_encoder.dim
         num_queries = self.num_queries or given
         like = next(vlm.projector.parameters())
         with like.device:
-            connector = QueryConnector(self, num_queries, (vision_dim, text_dim, language_dim), attachment.slot)
+            connector = QueryConnector(
+                self, num_queries, (vlm.feature_dim, text_dim, vlm.language_dim), attachment.slot
+            )
         attachment.replace(vlm, vlm.base_model, vlm.family.projector, connector.to(like.dtype))
         attachment.train(list(connector.parameters()), group=place)
         attachment.preparations.append(connector.prepare)

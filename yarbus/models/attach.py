@@ -11,7 +11,7 @@ from yarbus.core.places import PLACES
 from yarbus.models.attachment import Attachment, Method, attachment_of, is_attached
 from yarbus.models.context import ContextSlot, bind, receive_context, release_context
 from yarbus.models.fingerprint import fingerprint
-from yarbus.models.processor import attach_to_processor, detach_from_processor, set_image_tokens
+from yarbus.models.processor import attach_to_processor, detach_from_processor, set_needs
 from yarbus.models.question import Question
 from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, special_ids
 from yarbus.models.vlm import VLM
@@ -46,7 +46,8 @@ def _open_path(vlm: VLM, attachment: Attachment, encoder: TextEncoder | None) ->
     base.context_family = vlm.family  # type: ignore[assignment]
     base.context_encoder = encoder
     base.context_special_ids = frozenset()  # type: ignore[assignment]
-    base.register_forward_pre_hook(receive_context, with_kwargs=True)
+    # Before hooks of methods: they read what it fills.
+    base.register_forward_pre_hook(receive_context, with_kwargs=True, prepend=True)
     base.register_forward_hook(release_context, with_kwargs=True, always_call=True)
     model.__class__ = context_class(model.__class__)
     # Checkpointing that was switched on before knows nothing of the slot yet.
@@ -167,11 +168,17 @@ def _attach_all(
     for place, method in places.items():
         _attach_method(vlm, attachment, place, method)
     if processor is not None:
-        set_image_tokens(processor, attachment.image_tokens)
+        follow(processor, attachment)
     if attachment.inserted:
         _open_path(vlm, attachment, None)
     attachment.active = {place for place, method in places.items() if method.groups(place)}
     _set_requires_grad(vlm.model, attachment)
+
+
+def follow(processor: Any, attachment: Attachment) -> None:
+    """Makes batches what the attached methods need: placeholders of an image, and the question for a head."""
+    reads_prompt = any(method.reads_prompt for method in attachment.places.values())
+    set_needs(processor, attachment.image_tokens, reads_prompt)
 
 
 def _set_requires_grad(model: nn.Module, attachment: Attachment) -> None:
@@ -209,7 +216,8 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
         raise ConfigError(
             "cannot detach: this model was loaded whole", fix="load the base, and the adapter if you want both"
         )
-    changed = [name for name in attachment.samples if attachment.was_trained(name, parameters[name])]
+    own = attachment.samples.keys() - attachment.untied.keys()  # a copy goes, trained or not
+    changed = [name for name in attachment.samples if name in own and attachment.was_trained(name, parameters[name])]
     if changed and not attachment.keep_base:
         raise ConfigError(
             f"cannot detach: {len(changed)} tensors of the base were trained in place",
@@ -225,10 +233,19 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
         holder = model.get_submodule(parent)
         like = next(getattr(holder, leaf).parameters())
         setattr(holder, leaf, module.to(device=like.device, dtype=like.dtype).train(model.training))
+    _tie(model, attachment)
     release(model)
     if processor is not None:
         detach_from_processor(processor)
     return model
+
+
+def _tie(model: nn.Module, attachment: Attachment) -> None:
+    """Lets an lm_head share the embedding table's weight again."""
+    for text_says in attachment.untied.values():
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+        model.config.tie_word_embeddings = True
+        model.config.get_text_config().tie_word_embeddings = text_says
 
 
 def release(model: nn.Module) -> None:

@@ -67,8 +67,18 @@ class Method(ABC):
         """Parameter groups that training this method fills."""
 
     @property
+    def starts(self) -> Start:
+        """What attaching does with these options; ``start`` says it of the defaults."""
+        return self.start
+
+    @property
     def reads_question(self) -> bool:
         """Whether the features depend on the text."""
+        return False
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether it needs what the user said in the language model's own tokens (``context_prompt_ids``)."""
         return False
 
     @property
@@ -132,6 +142,8 @@ class Attachment:
     """What methods do before each micro-batch of training."""
     image_tokens: int | None = None
     """Tokens of each image that the projector hands the language model, where a method changed their number."""
+    untied: dict[str, bool] = field(default_factory=dict)
+    """Name of an lm_head that got a weight of its own -> whether the config of the text half said that it is shared."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """Some numbers of each tensor trained in place, as they were at attach: they tell whether it was trained."""
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -184,6 +196,17 @@ class Attachment:
         owner.register_forward_hook(hook, with_kwargs=True, prepend=True)
         self.hooked.append((_path_of(vlm.model, owner), hook))
 
+    def untie(self, vlm: VLM) -> None:
+        """Gives an lm_head that shares the embedding table's weight a copy of its own; ``detach`` ties it again."""
+        head, table = vlm.lm_head, vlm.model.get_input_embeddings()
+        if head.weight is not table.weight:
+            return
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        path = next(name for name, module in vlm.model.named_modules() if module is head)
+        text = vlm.config.get_text_config()
+        self.untied[f"{path}.weight"] = bool(getattr(text, "tie_word_embeddings", False))
+        vlm.config.tie_word_embeddings = text.tie_word_embeddings = False
+
     def drop(self, vlm: VLM, place: str, module: nn.Module, group: str, number: int) -> None:
         """Counts parameters that the paper declares in this module and that are left out, as no gradient comes."""
         self.dropped[place, _path_of(vlm.model, module), group] = number
@@ -200,6 +223,8 @@ class Attachment:
         dead = vlm.dead_parameters()
         for parameter, group in self._pending:
             name = names[id(parameter)]
+            if name in self.parameters and self.parameters[name].place == "head" != place:
+                continue  # a head has taken the lm_head over from the language model
             self.parameters[name] = Trained(place, group, is_reachable=id(parameter) not in dead)
             if not self.is_new(name):
                 self.remember(name, parameter)

@@ -27,7 +27,7 @@ class ContextKey:
     """One tensor of the context channel."""
 
     name: str
-    axis: Literal["row", "turn", "image"]
+    axis: Literal["row", "image"]
     pad: int
     reader: Literal["tower", "head"]
 
@@ -40,15 +40,24 @@ CHANNEL = (
     ContextKey("context_image_counts", axis="row", pad=0, reader="tower"),
     ContextKey("context_turn_index", axis="row", pad=-1, reader="head"),
     ContextKey("context_row_key", axis="row", pad=0, reader="tower"),
+    ContextKey("context_prompt_ids", axis="row", pad=0, reader="head"),
+    ContextKey("context_prompt_mask", axis="row", pad=0, reader="head"),
+    ContextKey("context_vision_features", axis="row", pad=0, reader="head"),
+    ContextKey("context_vision_mask", axis="row", pad=0, reader="head"),
 )
 """Every key that travels beside a batch; the signature and ``model_input_names`` are built from it.
 
 ``context_input_ids``, ``context_attention_mask`` [batch, text_tokens]: the question in the text encoder's tokens; a row
 whose mask is all zero has no context. With one text per turn they are [batch, turns, text_tokens]: the tower then
-answers to a row's last turn, and a head method reads the text of the turn that each token answers.
+answers to a row's last turn.
 ``context_image_counts`` [batch]: images of each row, needed only without ``input_ids``. ``context_turn_index`` [batch,
 tokens]: the answered turn of each token, -1 for none. ``context_row_key`` [batch]: a number for each row that keys what
 is drawn at random for its images; without it the row's tokens are the key, so that a row is always seen alike.
+
+``context_prompt_ids``, ``context_prompt_mask`` [batch, tokens], or [batch, turns, tokens]: what the user said up to a
+turn, in the language model's tokens and without pictures; a head's weights depend on it alone.
+``context_vision_features`` [batch, tokens, dim], ``context_vision_mask`` [batch, tokens]: the features of each row's
+images. ``generate`` puts them there itself where it encodes images before the first forward.
 """
 
 
@@ -64,8 +73,18 @@ class Context:
     """The same for what leaves the projector."""
     turn_index: Tensor | None = None
     """[batch, tokens] of the prompt."""
+    prompt_ids: Tensor | None = None
+    """[batch, turns, tokens] what the user said up to each turn, in the language model's tokens."""
+    prompt_mask: Tensor | None = None
+    """[batch, turns, tokens]"""
+    vision_features: Tensor | None = None
+    """[batch, tokens, dim] of each row's images, where they were encoded before this forward."""
+    vision_mask: Tensor | None = None
+    """[batch, tokens]"""
     num_turns: int = 1
     """Texts per row of the batch."""
+    num_rows: int = 0
+    """Rows of the batch."""
     image_keys: Tensor | None = None
     """[images] int64, from the key of the image's row and the image's number there; None if the rows are unknown."""
     has_gradient: bool = False
@@ -89,26 +108,25 @@ class Context:
         assert self.tower is not None
         return self.question().pooled[self.tower.rows]
 
-    def turns(self, length: int) -> Tensor:
-        """[batch, length] answered turn of each of the tokens now in the language model.
+    def turn_of_position(self, length: int) -> Tensor:
+        """[batch, length] turn whose answer each position writes: the position before an answer's first token as well.
 
-        While decoding, new tokens belong to the turn of the prompt's last token.
+        A position behind an answer belongs to the next turn. While decoding, new tokens belong to a row's last turn.
         """
-        if self.turn_index is None:
-            raise DataError(
-                "no turn index in the batch",
-                why="a head method reads one weight per turn",
-                fix="pass context_turn_index",
-            )
-        if self.turn_index.shape[1] == length:
-            return self.turn_index
-        return self.turn_index[:, -1:].expand(-1, length)
-
-    def rows_of_tokens(self, length: int) -> Tensor:
-        """[batch, length] row of context that each token answers to, -1 for tokens that answer nothing."""
-        turns = self.turns(length)
-        first = torch.arange(len(turns), device=turns.device)[:, None] * self.num_turns
-        return torch.where(turns < 0, -1, first + turns.clamp(max=self.num_turns - 1))
+        assert self.prompt_mask is not None
+        last = self.prompt_mask.any(dim=-1).sum(dim=1, keepdim=True).clamp(min=1) - 1
+        index = self.turn_index
+        if index is None or index.shape[1] != length:
+            if index is None and self.prompt_mask.shape[1] > 1:
+                raise DataError(
+                    "no turn index in the batch",
+                    why="it holds several questions per row, and each answer has its own",
+                    fix="pass context_turn_index",
+                )
+            return last.expand(-1, length)
+        following = torch.nn.functional.pad(index, (0, 1), value=-1)[:, 1:]
+        answered = index.cummax(dim=1).values
+        return torch.where(following >= 0, following, torch.where(index >= 0, index, answered + 1)).minimum(last)
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,7 @@ class Record:
     """One thing a module noticed."""
 
     kind: str
-    """``context``, ``routing_weights``, ``gaze``, ``balance_loss`` or ``z_loss``."""
+    """``context``, ``routing_weights``, ``gaze``, ``balance_loss``, ``z_loss`` or ``mixing_weights``."""
     block_index: int
     values: Tensor
     """Detached, on the CPU; axes as the module that records says."""
@@ -146,8 +164,9 @@ class ContextSlot:
     def __init__(self) -> None:
         self.context: Context | None = None
         self.recorder: Recorder | None = None
-        self.head_reads_text = False
-        """True once a head method wants the context at every decoding step."""
+        self.head_listens = False
+        """True once a head method wants the context of every forward, those without pictures and each decoding step
+        included."""
         self.loss_scale = 1.0
         """What auxiliary losses weigh beside the loss of a forward (``methods.auxiliary``). Our trainer sets one over
         the number of micro-batches, so that they weigh as one batch; plain Trainer and TRL leave it at 1."""
@@ -310,8 +329,32 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
     if rows is not None and units is not None:
         tower = ImageMap(rows, units.tower_lengths)
         projector = ImageMap(rows, units.projector_lengths)
-    has_gradient = torch.is_grad_enabled()
-    return Context(text, tower, projector, channel.get("context_turn_index"), num_turns, image_keys, has_gradient)
+    prompt_ids, prompt_mask = (_by_turn(channel.get(f"context_prompt_{part}")) for part in ("ids", "mask"))
+    if prompt_ids is not None and prompt_mask is None:
+        prompt_mask = torch.ones_like(prompt_ids)
+    return Context(
+        text=text,
+        tower=tower,
+        projector=projector,
+        turn_index=channel.get("context_turn_index"),
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        vision_features=channel.get("context_vision_features"),
+        vision_mask=channel.get("context_vision_mask"),
+        num_turns=num_turns,
+        num_rows=_num_rows(input_ids, kwargs),
+        image_keys=image_keys,
+        has_gradient=torch.is_grad_enabled(),
+    )
+
+
+def _num_rows(input_ids: Tensor | None, kwargs: Mapping) -> int:
+    tensors = (input_ids, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+    return next((len(tensor) for tensor in tensors if tensor is not None), 0)
+
+
+def _by_turn(values: Tensor | None) -> Tensor | None:
+    return values[:, None] if values is not None and values.ndim == 2 else values
 
 
 def take_channel(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -329,7 +372,7 @@ def receive_context(base_model: nn.Module, args: tuple, kwargs: dict[str, Any]) 
             fix="pass the frames as images",
         )
     slot: ContextSlot = base_model.context_slot
-    if kwargs.get("pixel_values") is not None or slot.head_reads_text:
+    if kwargs.get("pixel_values") is not None or slot.head_listens:
         input_ids = args[0] if args else kwargs.get("input_ids")
         slot.context = context_of(base_model, input_ids, channel, kwargs)
     return args, kwargs

@@ -64,6 +64,22 @@ class ImageMap:
         ones = tokens.new_ones(len(tokens), 1, dtype=torch.float32)
         return self.weighted_sum(ones, tokens.float())[:, 0] / self.lengths[:, None]
 
+    def by_row(self, tokens: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+        """The tokens of each row's images one after the other, [rows, most, dim], and where they are, [rows, most].
+
+        Behind a row's last token there are zeros and False. ``rows`` must be in order, as they are in a batch.
+        """
+        if self.lengths is None:
+            image = torch.arange(len(tokens), device=tokens.device).repeat_interleave(tokens.shape[1])
+            tokens = tokens.flatten(0, 1)
+        else:
+            image = self.image_of_token()
+        row = self.rows[image]
+        counts = torch.bincount(row, minlength=num_rows)
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        mask = torch.arange(int(counts.max()), device=row.device) < counts[:, None]
+        return tokens.new_zeros(*mask.shape, tokens.shape[-1]).index_put((row, place), tokens), mask
+
     def linear(self, tokens: Tensor, weights: Tensor, biases: Tensor | None = None) -> Tensor:
         """Each image's tokens through its own linear layer: weights [images, out, in], biases [images, out]."""
         if self.lengths is None:

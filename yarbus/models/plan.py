@@ -70,13 +70,13 @@ def plan(model: nn.Module) -> Plan:
     place_of = {id(p): place for place in PLACES for p in vlm.place_parameters(place).values()}
     counts: dict[tuple[str, int | None, str], list[int]] = {}
     for name, parameter in model.named_parameters():
-        place = place_of.get(id(parameter))
+        trained = attachment.parameters.get(name)
+        place = place_of.get(id(parameter)) if trained is None else trained.place
         if place is None:  # the frozen text encoder is named below, not counted among the model's own
             continue
-        trained = attachment.parameters.get(name)
         block = next((index for index, path in enumerate(paths) if name.startswith(f"{path}.")), None)
         group = "" if trained is None else trained.group
-        row = counts.setdefault((trained.place if trained else place, block, group), [0, 0, 0])
+        row = counts.setdefault((place, block, group), [0, 0, 0])
         row[0] += parameter.numel()
         if trained is not None:
             row[1] += parameter.numel()

@@ -10,10 +10,10 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 
 from yarbus.core.errors import DataError
 from yarbus.models.context import CHANNEL
-from yarbus.models.question import IMAGE_TAG, Question, TemplateMarkers, user_turns
+from yarbus.models.question import IMAGE_TAG, Question, TemplateMarkers, said_until, user_turns, without_tags
 
 TOKENIZER_FOLDER = "context_tokenizer"
-OURS = ("context_tokenizer", "question", "context_limit", "image_tokens", "_markers")
+OURS = ("context_tokenizer", "question", "context_limit", "image_tokens", "asks_head", "_markers")
 """Attributes that a processor has from us."""
 
 
@@ -44,12 +44,14 @@ class ImageOnlyQwen2_5_VLProcessor(Qwen2_5_VLProcessor):  # noqa: N801 - the lib
 class ContextProcessorMixin:
     """What a processor does differently once something is attached.
 
-    With a context tokenizer, ``context_*`` tensors come in every batch. Where a projector hands the language model
-    another number of tokens, an image takes that many placeholders.
+    With a context tokenizer, the question for the eyes comes in every batch; with ``asks_head`` what the user said
+    comes in the language model's own tokens, for a head. Where a projector hands the language model another number of
+    tokens, an image takes that many placeholders.
 
     ``context`` may be given to a call: one text per row, None for a row without. Otherwise it is found: in
     ``apply_chat_template`` in the messages, in a plain call on rendered text by the template's markers, and
-    for a model without a chat template the whole text is the question.
+    for a model without a chat template the whole text is the question. ``said`` is the same for a head: per row one
+    text, or one for each turn that is answered; found, it is all that the user said, as one text.
     """
 
     context_tokenizer: Any
@@ -58,6 +60,8 @@ class ContextProcessorMixin:
     """Positions of the text encoder; a longer question is cut there."""
     image_tokens: int | None = None
     """Placeholders of one image in the text; None where the library's own count holds."""
+    asks_head: bool = False
+    """Whether batches carry what the user said, for a head."""
     _markers: tuple[Any, TemplateMarkers] | None = None
 
     @property
@@ -77,12 +81,20 @@ class ContextProcessorMixin:
         text: Any = None,
         *args: Any,
         context: str | Sequence[str | None] | None = None,
+        said: Sequence[Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> Any:
         batch = super().__call__(images, text, *args, **kwargs)  # type: ignore[misc]
-        if text is None or not self.asks:
+        if text is None or not (self.asks or self.asks_head):
             return batch
         texts = [text] if isinstance(text, str) else list(text)
+        tensors = kwargs.get("return_tensors") or kwargs.get("text_kwargs", {}).get("return_tensors")
+        if self.asks_head:
+            if said is None:
+                said = [said_until(self._turns_of_text(one))[-1:] for one in texts]
+            batch.update(_as_tensors(self._encode_said(said, len(texts)), tensors))
+        if not self.asks:
+            return batch
         if context is None:
             context = [self.question.of_turns(self._turns_of_text(one)) for one in texts]
         elif isinstance(context, str):
@@ -91,18 +103,22 @@ class ContextProcessorMixin:
             raise DataError(
                 f"{len(context)} contexts for {len(texts)} texts", fix="pass context= with one text (or None) per row"
             )
-        tensors = kwargs.get("return_tensors") or kwargs.get("text_kwargs", {}).get("return_tensors")
-        encoded = self._encode_context([None if one is None else self._clean(one) for one in context], tensors)
-        batch.update(encoded)
+        encoded = self._encode_context([None if one is None else self._clean(one) for one in context])
+        batch.update(_as_tensors(encoded, tensors))
         return batch
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """As the library's; the context of each conversation comes from its messages."""
-        if kwargs.get("tokenize") and self.asks:
+        if kwargs.get("tokenize") and (self.asks or self.asks_head):
             batched = not (conversation and isinstance(conversation[0], dict))
             conversations = conversation if batched else [conversation]
-            contexts = [self.question.of_turns(user_turns(one)) for one in conversations]
-            kwargs["processor_kwargs"] = {"context": contexts, **(kwargs.get("processor_kwargs") or {})}
+            turns = [user_turns(one) for one in conversations]
+            found: dict[str, Any] = {}
+            if self.asks:
+                found["context"] = [self.question.of_turns(one) for one in turns]
+            if self.asks_head:
+                found["said"] = [said_until(one)[-1:] for one in turns]
+            kwargs["processor_kwargs"] = {**found, **(kwargs.get("processor_kwargs") or {})}
         return super().apply_chat_template(conversation, *args, **kwargs)  # type: ignore[misc]
 
     def _image_tags(self) -> list[str]:
@@ -121,7 +137,30 @@ class ContextProcessorMixin:
             self._markers = (template, TemplateMarkers.of(library.apply_chat_template))
         return self._markers[1].user_turns(text)
 
-    def _encode_context(self, texts: list[str | None], return_tensors: str | None) -> dict[str, Any]:
+    def _encode_said(self, said: Sequence[Sequence[str]], num_rows: int) -> dict[str, Any]:
+        """What the user said in the language model's tokens, padded on the right."""
+        if len(said) != num_rows:
+            raise DataError(f"{len(said)} rows of 'said' for {num_rows} texts", fix="pass one list of texts per row")
+        num_turns = max([1, *map(len, said)])
+        rows = [[*map(self._said_tokens, turns), *[[]] * (num_turns - len(turns))] for turns in said]
+        longest = max([1, *(len(turn) for row in rows for turn in row)])
+        ids: list[Any] = [[turn + [0] * (longest - len(turn)) for turn in row] for row in rows]
+        mask: list[Any] = [[[1] * len(turn) + [0] * (longest - len(turn)) for turn in row] for row in rows]
+        if num_turns == 1:
+            ids, mask = ([row[0] for row in part] for part in (ids, mask))
+        return {"context_prompt_ids": ids, "context_prompt_mask": mask}
+
+    def _said_tokens(self, text: str) -> list[int]:
+        """Tokens of one message of the user, as the chat template has it, without pictures."""
+        text = without_tags(text, self._image_tags())
+        if getattr(self, "chat_template", None) is not None:
+            library: Any = super()
+            text = library.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": text}]}])
+        tokenizer = self.tokenizer  # type: ignore[attr-defined]
+        has_begin = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+        return tokenizer(text, add_special_tokens=not has_begin)["input_ids"]
+
+    def _encode_context(self, texts: list[str | None]) -> dict[str, Any]:
         """Tokens of each text; a row without context has an all-zero mask."""
         tokenizer = self.context_tokenizer
         encoded = tokenizer(
@@ -136,15 +175,10 @@ class ContextProcessorMixin:
         filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         rows = [[] if text is None else ids or [filler or 0] for ids, text in zip(encoded, texts, strict=True)]
         longest = max([1, *map(len, rows)])
-        result = {
+        return {
             "context_input_ids": [row + [filler or 0] * (longest - len(row)) for row in rows],
             "context_attention_mask": [[1] * len(row) + [0] * (longest - len(row)) for row in rows],
         }
-        if return_tensors == "pt":
-            import torch
-
-            return {name: torch.tensor(value) for name, value in result.items()}
-        return result
 
     @property
     def model_input_names(self) -> list[str]:
@@ -163,6 +197,14 @@ class ContextProcessorMixin:
         if self.asks:
             self.context_tokenizer.save_pretrained(Path(save_directory) / TOKENIZER_FOLDER)
         return saved
+
+
+def _as_tensors(lists: dict[str, Any], kind: str | None) -> dict[str, Any]:
+    if kind != "pt":
+        return lists
+    import torch
+
+    return {name: torch.tensor(value) for name, value in lists.items()}
 
 
 @cache
@@ -197,18 +239,22 @@ def attach_to_processor(processor: Any, tokenizer: Any, question: Question, limi
     processor.context_limit = limit
 
 
-def set_image_tokens(processor: Any, number: int | None) -> None:
-    """Makes each image take as many placeholders as the model's projector gives tokens, in place.
+def set_needs(processor: Any, image_tokens: int | None, asks_head: bool) -> None:
+    """Makes batches what a model's methods need, in place.
 
-    None: no method changed their number, and the library's own count holds.
+    Args:
+        image_tokens: placeholders of an image, as many as the projector gives tokens; None where no method changed
+            their number, and the library's own count holds.
+        asks_head: whether a head needs what the user said.
     """
-    if number is not None:
+    if image_tokens is not None or asks_head:
         _swap(processor)
-        processor.image_tokens = number
+        processor.image_tokens = image_tokens
+        processor.asks_head = asks_head
 
 
 def detach_from_processor(processor: Any) -> None:
-    """Undoes ``attach_to_processor`` and ``set_image_tokens``."""
+    """Undoes ``attach_to_processor`` and ``set_needs``."""
     if isinstance(processor, ContextProcessorMixin):
         processor.__class__ = processor.plain_class  # type: ignore[attr-defined]
         for ours in OURS:

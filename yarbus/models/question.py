@@ -42,8 +42,7 @@ class Question:
             for tag in image_tags:
                 text = text.replace(f"{tag}\n", "")
             return text.strip()
-        for tag in image_tags:
-            text = text.replace(tag, "")
+        text = without_tags(text, image_tags)
         before = None
         while before != text:  # one format line may uncover another
             before, text = text, _FORMAT.sub("", text)
@@ -54,6 +53,18 @@ class Question:
         if not turns:
             return None
         return turns[-1] if self.chat_turns == "last" else "\n".join(turns)
+
+
+def without_tags(text: str, tags: Sequence[str]) -> str:
+    """The words of a user turn without its pictures."""
+    for tag in tags:
+        text = text.replace(tag, "")
+    return text.strip()
+
+
+def said_until(turns: Sequence[str]) -> list[str]:
+    """For each turn of the user all that was said up to it, one turn per line: what a head is told."""
+    return ["\n".join(turns[: number + 1]) for number in range(len(turns))]
 
 
 def text_of(content: str | Sequence[Mapping[str, Any]]) -> str:

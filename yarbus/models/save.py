@@ -22,7 +22,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from yarbus.core.errors import CheckpointError, MismatchError
-from yarbus.models.attach import detach, set_stage
+from yarbus.models.attach import detach, follow, set_stage
 from yarbus.models.attachment import (
     Method,
     adapter_tensors,
@@ -36,7 +36,6 @@ from yarbus.models.processor import (
     TOKENIZER_FOLDER,
     attach_to_processor,
     load_context_tokenizer_from,
-    set_image_tokens,
 )
 from yarbus.models.question import Question
 from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, text_encoder_from_config
@@ -196,7 +195,7 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
             tokenizer = _adapter_tokenizer(folder, encoder, processor)
             attach_to_processor(processor, tokenizer, question or Question(), encoder.limit)
     if processor is not None:
-        set_image_tokens(processor, attachment_of(model).image_tokens)
+        follow(processor, attachment_of(model))
     return model, processor
 
 
@@ -289,7 +288,7 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
                 tokenizer = load_context_tokenizer_from(folder)
                 attach_to_processor(processor, tokenizer, attachment.question or Question(), limit)
         if processor is not None:
-            set_image_tokens(processor, attachment.image_tokens)
+            follow(processor, attachment)
         # The base's own networks were never there: a model loaded whole cannot be detached to its base.
         attachment.replaced.clear()
         attachment.folded = set(description.get("folded", ()))

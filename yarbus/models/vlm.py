@@ -55,6 +55,10 @@ class Family:
     """(config, the tower's prefix tokens) -> image tokens of every image, in families where another number of them
     works as well: all images take the same, each has a row of its own in the projector, and positions only count.
     None where a method may not change it."""
+    language_blocks: str = "layers"
+    """Path of the list of blocks, below the language model."""
+    final_norm: str = "norm"
+    """Path of the norm behind the blocks, below the language model; it takes the hidden states alone."""
     processor: str | None = None
     """``module:class`` to build where the library's processor needs torchvision."""
 
@@ -176,6 +180,30 @@ class VLM:
     @property
     def language_model(self) -> nn.Module:
         return _part(self.base_model, self.family.language_model, "language model")
+
+    @property
+    def language_blocks(self) -> nn.ModuleList:
+        return _part(self.language_model, self.family.language_blocks, "block list")  # type: ignore[return-value]
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last language block and the head."""
+        return _part(self.language_model, self.family.final_norm, "final norm")
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The linear layer that makes logits of hidden states; it may share its weight with the embedding table."""
+        return self.model.get_output_embeddings()
+
+    @property
+    def language_dim(self) -> int:
+        return self.config.get_text_config().hidden_size
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the features that the projector is handed: those of several layers stand side by side."""
+        layers = self.family.feature_layer(self.config)
+        return self.vision_dim * (len(layers) if isinstance(layers, Sequence) else 1)
 
     @property
     def vision_dim(self) -> int:

@@ -41,17 +41,26 @@ class ContextMixin:
         if model_kwargs.get("pixel_values") is not None:
             context = context_of(base, inputs_tensor, model_kwargs, model_kwargs)
         with base.context_slot.holding(context):
-            return super()._maybe_prepare_encoder_kwargs_for_generation(  # type: ignore[misc]
+            prepared = super()._maybe_prepare_encoder_kwargs_for_generation(  # type: ignore[misc]
                 inputs_tensor, model_kwargs, *args, **kwargs
             )
+        if context is not None and ("vision", 0) in context.notes:  # a head reads them in the first forward
+            prepared["context_vision_features"] = context.notes["vision", 0]
+            prepared["context_vision_mask"] = context.notes["vision_mask", 0]
+        return prepared
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the library's. What is drawn at random for a prompt's images stays so while the answer grows."""
+        """As the library's. What holds for a prompt stays so while the answer grows: random draws, where it ends."""
         ids = kwargs.get("input_ids") if inputs is None else inputs
         base = self.base_model  # type: ignore[attr-defined]
-        draws = any(method.draws_at_random for method in base.context_attachment.places.values())
-        if draws and ids is not None and kwargs.get("context_row_key") is None:
-            kwargs["context_row_key"] = row_keys(base.config, ids, kwargs.get("attention_mask"))
+        if ids is not None:
+            methods = base.context_attachment.places.values()
+            fixed: dict[str, Any] = {}
+            if any(method.draws_at_random for method in methods):
+                fixed["context_row_key"] = row_keys(base.config, ids, kwargs.get("attention_mask"))
+            if any(method.reads_prompt for method in methods):
+                fixed["context_turn_index"] = torch.full_like(ids, -1)
+            kwargs.update({key: value for key, value in fixed.items() if kwargs.get(key) is None})
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:

@@ -155,11 +155,12 @@ def optimizer_groups(
     return entries
 
 
-def rate_factor(schedule: str, warmup_steps: int, num_steps: int) -> Callable[[int], float]:
-    """``factor(steps done)``: what transformers' schedule of that name multiplies a rate with."""
+def rate_factor(schedule: str, warmup_steps: int, num_steps: int, frozen_steps: int = 0) -> Callable[[int], float]:
+    """``factor(steps done)``: what transformers' schedule of that name multiplies a rate with; 0 in the frozen steps."""
     blank = torch.optim.SGD([torch.zeros(())], lr=1.0)
     made: Any = get_scheduler(schedule, blank, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
-    return made.lr_lambdas[0]
+    factor: Callable[[int], float] = made.lr_lambdas[0]
+    return lambda step: 0.0 if step < frozen_steps else factor(step)
 
 
 def rate_range(entries: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:

@@ -175,7 +175,10 @@ class Guarded(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Each group's own schedule where one has its own; else the one that ``args`` names, for all."""
-        has_own = any(rate.schedule is not None or rate.warmup_fraction is not None for rate in self.rates.values())
+        has_own = any(
+            rate.schedule is not None or rate.warmup_fraction is not None or rate.frozen_fraction
+            for rate in self.rates.values()
+        )
         if self.lr_scheduler is None and has_own:
             optimizer = self.optimizer if optimizer is None else optimizer
             factors = {group: self._rate_factor(rate, num_training_steps) for group, rate in self.rates.items()}
@@ -188,7 +191,8 @@ class Guarded(Trainer):
         warmup = self.args.get_warmup_steps(steps) if fraction is None else math.ceil(fraction * steps)
         # transformers' "constant" has no warm-up, a recipe's has.
         schedule = "constant_with_warmup" if rate.schedule == "constant" else rate.schedule
-        return rate_factor(schedule or self.args.lr_scheduler_type, warmup, steps)
+        frozen = round(rate.frozen_fraction * steps)
+        return rate_factor(schedule or self.args.lr_scheduler_type, warmup, steps, frozen)
 
     # ---- the order of samples ----
 

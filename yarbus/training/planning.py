@@ -100,7 +100,12 @@ def _on_meta(recipe: Recipe) -> nn.Module:
 
 def _told(rate: GroupRate, stage: Stage) -> float | dict[str, Any]:
     """A number where the group goes the stage's way, else its peak and what is its own."""
-    usual = {"warmup_fraction": stage.warmup_fraction, "schedule": stage.schedule, "block_decay": 1.0}
+    usual = {
+        "warmup_fraction": stage.warmup_fraction,
+        "schedule": stage.schedule,
+        "block_decay": 1.0,
+        "frozen_fraction": 0.0,
+    }
     own = {key: value for key, value in rate.model_dump(exclude={"peak"}).items() if value != usual[key]}
     return {"peak": rate.peak, **own} if own else rate.peak
 

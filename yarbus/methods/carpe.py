@@ -1,0 +1,248 @@
+"""CARPE: the question decides how much an answer relies on raw vision (arXiv:2601.13622v1; methods.md 6).
+
+No code is public; where the paper is silent the choice is ours and says so. Letters: ``h^l`` are the language model's
+last states, ``h^v`` the integrator's, ``(w_v, w_l)`` the weights of a turn, z = w_v W h^v + w_l W h^l. Logits are
+linear in the states and weights sum to 1, so states are mixed once, before the shared head: h^l + w_v (h^v - h^l),
+which is ``h^l`` to the bit where both are the same.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from yarbus.core.errors import ConfigError, DataError
+from yarbus.methods.context_prompt import ContextPrompt, Heard, no_question
+from yarbus.methods.head import AFTER_ALL, Head, refuse_soft_capping
+from yarbus.models.attachment import Attachment, Method, Start
+from yarbus.models.context import Context, ContextSlot
+from yarbus.models.vlm import VLM
+
+
+class Overhearing(nn.Module):
+    """Notes the sequence that goes into the language model."""
+
+    def __init__(self, slot: ContextSlot) -> None:
+        super().__init__()
+        self.slot = slot
+
+    def hear(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Pre-hook of the language model."""
+        if self.slot.context is not None:
+            embeddings, positions = kwargs["inputs_embeds"], kwargs.get("position_ids")
+            if positions is None:
+                positions = torch.arange(embeddings.shape[1], device=embeddings.device).expand(len(embeddings), -1)
+            self.slot.context.notes.update({("embeddings", 0): embeddings, ("positions", 0): positions})
+        return args, kwargs
+
+
+class CarpeHead(Head):
+    """Raw-feature adapter, integrator, context prompt and context encoder."""
+
+    def __init__(self, method: "CARPE", slot: ContextSlot, vlm: VLM) -> None:
+        super().__init__(slot, vlm)
+        self.method = method
+        self.add_integrator(vlm, method.num_heads, method.mlp_ratio, method.cross_attention)
+        dim = vlm.language_dim
+        like = next(vlm.final_norm.parameters())
+        self.norm = copy.deepcopy(vlm.final_norm)
+        """``RMSNorm_v``, which starts as the language model's final norm (ours)."""
+        self.norm.requires_grad_(True)
+        self.adapter: nn.Module | None = None
+        self.prompt: ContextPrompt | None = None
+        self.context_encoder: nn.Linear | None = None
+        self.scalar: nn.Parameter | None = None
+        self.overhearing: Overhearing | None = None
+        with like.device:
+            if method.cross_attention and method.features == "raw":
+                self.adapter = nn.Sequential(nn.Linear(vlm.feature_dim, dim), nn.GELU(), nn.Linear(dim, dim)).to(
+                    like.dtype
+                )
+            if method.weighting == "context":
+                self.prompt = ContextPrompt(vlm.model.get_input_embeddings())
+                self.context_encoder = nn.Linear(dim, 2)
+                nn.init.zeros_(self.context_encoder.weight)
+                nn.init.zeros_(self.context_encoder.bias)
+            elif method.weighting == "scalar":
+                self.scalar = nn.Parameter(torch.zeros(2))
+        if method.weighting == "context" and method.context_pass != "text_only":
+            self.overhearing = Overhearing(slot)
+
+    def adapt(self, vision: Float[Tensor, "batch vision features"]) -> Float[Tensor, "batch vision dim"]:
+        """``r'``: the features as they are where they come from the model's own projector."""
+        return vision if self.adapter is None else self.adapter(vision)
+
+    def combine(
+        self,
+        states: Float[Tensor, "batch chosen dim"],
+        found: list[Float[Tensor, "batch chosen dim"]],
+        weight: Float[Tensor, "batch chosen 1"] | None,
+    ) -> Float[Tensor, "batch chosen dim"]:
+        """z = W (h^l + w_v (h^v - h^l))."""
+        assert weight is not None
+        seen = self.norm(found[0])
+        self.slot.record("vision_states", 0, seen)
+        return states + weight.to(states.dtype) * (seen - states)
+
+    def weigh(self, base_model: nn.Module, length: int, is_first: bool = True) -> Float[Tensor, "batch columns"]:
+        """``w_v`` at every column; computed in fp32."""
+        context = self.slot.read()
+        rows, method = context.num_rows, self.method
+        if method.weighting == "fixed":
+            device = next(self.norm.parameters()).device
+            return torch.full((rows, length), method.vision_weight, device=device)
+        if self.scalar is not None:
+            return self.scalar.float().softmax(dim=-1)[0].expand(rows, length)
+        states = self._context_states(base_model, length, is_first)
+        assert self.context_encoder is not None
+        with torch.autocast(states.device.type, enabled=False):
+            encoder = self.context_encoder
+            logits = F.linear(states.float(), encoder.weight.float(), encoder.bias.float())
+        weights = logits.softmax(dim=-1)  # [batch, turns, 2]
+        self.slot.record("mixing_weights", 0, weights)
+        turn = context.turn_of_position(length)
+        if method.one_per == "conversation":
+            turn = turn.amax(dim=1, keepdim=True).expand_as(turn)
+        return weights[..., 0].gather(1, turn)
+
+    def _context_states(self, base_model: nn.Module, length: int, is_first: bool) -> Float[Tensor, "batch turns dim"]:
+        """State of the context prompt behind each turn's question."""
+        assert self.prompt is not None
+        context, language_model = self.slot.read(), base_model.get_submodule(self.language_path)
+        if self.overhearing is None:
+            return self.prompt.after_text(base_model, language_model, context)
+        if not is_first:
+            raise DataError(
+                f"a new question on cached text with context_pass '{self.method.context_pass}'",
+                why="its prompt looks at the whole sequence, of which the cache keeps no embeddings",
+                fix="start without a cache",
+            )
+        notes = context.notes
+        heard = Heard(
+            notes["embeddings", 0], notes["positions", 0], notes["there", 0], notes["text", 0], _ends(context, length)
+        )
+        return self.prompt.in_sequence(language_model, heard, self.method.context_pass == "joint")
+
+
+def _ends(context: Context, length: int) -> Int[Tensor, "batch turns"]:
+    """Column behind each turn's question: where its answer begins, or the end of a prompt."""
+    if context.prompt_mask is None:
+        raise no_question()
+    num_turns, index = context.prompt_mask.shape[1], context.turn_index
+    if index is None or index.shape[1] != length:  # an answer that grows without a cache stands behind its prompt
+        end = length if index is None else min(length, index.shape[1])
+        return context.prompt_mask.new_full((context.num_rows, num_turns), end, dtype=torch.long)
+    is_answer = index[:, None] == torch.arange(num_turns, device=index.device)[:, None]
+    return torch.where(is_answer.any(dim=-1), is_answer.to(torch.uint8).argmax(dim=-1), length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CARPE(Method):
+    """The head mixes language and raw-vision states by a weight that depends on the question.
+
+    Trained: adapter of the raw features, integrator, lm_head (group ``head``), context prompt and context encoder
+    (group ``router``: give it a rate with ``frozen_fraction``, as the paper trains both from its second epoch on). An
+    lm_head that shares its weight with the embedding table gets a copy of its own: training the head must not move the
+    words that go in. With the paper's queries attaching changes the outputs; with ``final_prenorm`` it changes nothing.
+    Weights start as one half each.
+    """
+
+    name: ClassVar[str] = "carpe"
+    places: ClassVar[tuple[str, ...]] = ("head",)
+    start: ClassVar[Start] = "changes"
+    silent: ClassVar[tuple[str, ...]] = (
+        "adapter.", "context_encoder.", "prompt.", "scalar", "integrators.0.norms.", ".query.", ".key.", ".value.",
+        ".up.",
+    )  # fmt: skip
+    """What lies behind an output layer that starts as zero; and the weights, where both states are still the same."""
+    paper: ClassVar[str] = "arXiv:2601.13622"
+
+    queries: Literal["second_last", "final_prenorm"] = "second_last"
+    """What looks at the image: the last block's input (the paper's "second-to-last output"), or its output, before the
+    final norm (ours), with which attaching is the identity."""
+    features: Literal["raw", "adapted"] = "raw"
+    """The tower's features, or what the projector makes of them (a control)."""
+    weighting: Literal["context", "scalar", "fixed"] = "context"
+    """By the question; one pair for all, learned; or ``vision_weight``. The last two are controls."""
+    vision_weight: Annotated[float, Ge(0), Le(1)] = 0.5
+    """``w_v`` of ``weighting`` fixed. 0 is the lm_head trained alone: nothing is inserted."""
+    context_pass: Literal["text_only", "masked", "joint"] = "text_only"
+    """What the context prompt sees: text without pictures, in a pass of its own; the sequence but for its pictures,
+    through states that have seen them; or the whole sequence. The last two are for ablation."""
+    one_per: Literal["turn", "conversation"] = "turn"
+    """A pair of weights for each answered turn, or the last turn's for all."""
+    cross_attention: bool = True
+    """False leaves the integrator its self-attention and network: more depth without more vision (a control)."""
+    train_lm_head: bool = True
+    """False keeps the lm_head as it is (a control)."""
+    num_heads: Annotated[int, Ge(1)] | None = None
+    """Of both attentions; None is as many as the language model has."""
+    mlp_ratio: Annotated[float, Gt(0)] = 4.0
+    """Width of the integrator's network over the model's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.inserts and not self.train_lm_head:
+            raise ConfigError("carpe would train nothing", fix="set vision_weight above 0, or train_lm_head to true")
+
+    @classmethod
+    def preset(cls, name: Literal["paper", "ours"], **changes: object) -> "CARPE":
+        """The method as the paper says, or as we recommend: with queries that leave the outputs as they are."""
+        presets: dict[str, dict[str, object]] = {"paper": {}, "ours": {"queries": "final_prenorm"}}
+        if name not in presets:
+            raise ConfigError(f"unknown preset '{name}' of carpe", fix=f"use one of: {', '.join(presets)}")
+        return replace(cls(**presets[name]), **changes)  # type: ignore[arg-type]
+
+    @property
+    def inserts(self) -> bool:
+        """Whether there is anything but the lm_head."""
+        return self.weighting != "fixed" or self.vision_weight > 0
+
+    @property
+    def starts(self) -> Start:
+        return "identity" if self.queries == "final_prenorm" or not self.inserts else "changes"
+
+    @property
+    def reads_prompt(self) -> bool:
+        return self.weighting == "context"
+
+    def groups(self, place: str) -> tuple[str, ...]:
+        groups = ("head",) if self.inserts or self.train_lm_head else ()
+        return (*groups, "router") if self.weighting != "fixed" else groups
+
+    def attach(self, vlm: VLM, place: str, attachment: Attachment) -> None:
+        refuse_soft_capping(vlm)
+        if self.context_pass != "text_only" and self.weighting == "context":
+            _refuse_attention(vlm, self.context_pass)
+        if self.train_lm_head:
+            attachment.untie(vlm)
+            attachment.train(list(vlm.lm_head.parameters()), group="head")
+        if not self.inserts:
+            return
+        head = CarpeHead(self, attachment.slot, vlm)
+        heard = AFTER_ALL if self.queries == "final_prenorm" else len(vlm.language_blocks) - 1
+        head.attach(vlm, attachment, [heard], self.features)
+        if head.overhearing is not None:
+            attachment.before(vlm, vlm.language_model, head.overhearing.hear)
+        weights = {"prompt", "context_encoder", "scalar"}
+        named = dict(head.named_parameters())
+        for group, is_weight in (("head", False), ("router", True)):
+            attachment.train(
+                [p for name, p in named.items() if (name.split(".")[0] in weights) is is_weight], group=group
+            )
+
+
+def _refuse_attention(vlm: VLM, context_pass: str) -> None:
+    """Raises where the language model would ignore a mask of our own."""
+    computed = getattr(vlm.language_model.config, "_attn_implementation", None)
+    if computed not in ("eager", "sdpa"):
+        raise ConfigError(
+            f"context_pass '{context_pass}' does not work with attention '{computed}'",
+            why="it needs a mask of its own",
+            fix="load the model with attn_implementation='sdpa', or use context_pass 'text_only'",
+        )
