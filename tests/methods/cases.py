@@ -45,7 +45,7 @@ CASES = {
     "language full": Case("language", Full()),
     "language lora": Case("language", LoRA(rank=2, alpha=4.0, dropout=0.0)),
     "head none": Case("head", NoHead()),
-    "head levi": Case("head", LEVI(num_layers=2)),
+    "head levi": Case("head", LEVI()),
     "head carpe": Case("head", CARPE(num_heads=4)),
     "head carpe ours": Case("head", CARPE.preset("ours")),
     "head carpe adapted": Case("head", CARPE(features="adapted")),

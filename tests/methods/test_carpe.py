@@ -15,6 +15,7 @@ from yarbus.core.errors import ConfigError, DataError
 from yarbus.data.collate import Collator
 from yarbus.data.sample import Sample, Turn
 from yarbus.methods import CARPE, LEVI, CoVFT
+from yarbus.methods.carpe import branches
 from yarbus.methods.integrator import HeadLayer, Integrator, Places, rotate
 from yarbus.models.attachment import attachment_of, parameter_groups
 from yarbus.models.vlm import VLM
@@ -122,23 +123,30 @@ def test_places_are_the_columns_of_text_in_order():
 def test_mixed_states_give_mixed_logits(family, pictures):
     model, processor = attached(family)
     batch = ask(processor, pictures)
-    states = {}
-    head = model.model.context_head
-    model.model.language_model.norm.register_forward_hook(
-        lambda _, __, out: states.setdefault("language", []).append(out)
-    )
-    head.norm.register_forward_hook(lambda _, __, out: states.setdefault("vision", []).append(out))
-    with torch.no_grad():
-        mixed = model(**batch).logits
-        weights = weights_of(model, batch)[:, 0]
-        own, seen = model.lm_head(states["language"][0]), model.lm_head(states["vision"][0])
+    states = []
+    model.model.language_model.norm.register_forward_hook(lambda _, __, output: states.append(output))
+    mixed = logits(model, batch)
+    own = model.lm_head(states[0]).detach()
+    weights, found = weights_of(model, batch)[:, 0, 0], branches(model, batch)
     is_text = (batch["input_ids"] != model.config.image_token_id) & batch["attention_mask"].bool()
     for row in range(len(mixed)):
-        columns = is_text[row].nonzero()[:, 0]
-        expected = weights[row, 0] * seen[row, : len(columns)] + weights[row, 1] * own[row, columns]
+        columns = found.columns[row, found.mask[row]]
+        assert torch.equal(columns, is_text[row].nonzero()[:, 0])
+        assert torch.equal(found.weight[row], weights[row].expand(found.weight.shape[1]))
+        language, vision = (part[row, found.mask[row]] for part in (found.language_logits, found.vision_logits))
+        torch.testing.assert_close(language, own[row, columns], atol=1e-5, rtol=1e-5)
+        expected = weights[row] * vision + (1 - weights[row]) * language
         torch.testing.assert_close(mixed[row, columns], expected, atol=2e-5, rtol=1e-4)
         others = (~is_text[row]).nonzero()[:, 0]
         assert torch.equal(mixed[row, others], own[row, others])
+
+
+def test_branches_need_a_head_and_a_picture(pictures):
+    model, processor = attached("llava")
+    with pytest.raises(DataError, match="no row has a picture"):
+        branches(model, ask(processor, pictures, images_per_row=0))
+    with pytest.raises(ConfigError, match="no carpe is attached"):
+        branches(tiny.llava()[0], {})
 
 
 @families
@@ -256,7 +264,7 @@ def test_a_mask_that_the_attention_would_ignore_is_refused():
 
 def test_more_adapting_layers_than_blocks_are_refused():
     with pytest.raises(ConfigError, match="5 adapting layers on 2 language blocks"):
-        yarbus.attach(*tiny.llava(), head=LEVI())
+        yarbus.attach(*tiny.llava(), head=LEVI(num_layers=5))
 
 
 def test_a_batch_of_a_plain_processor_is_refused(pictures):

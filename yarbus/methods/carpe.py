@@ -7,21 +7,25 @@ which is ``h^l`` to the bit where both are the same.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.methods.context_prompt import ContextPrompt, Heard, no_question
-from yarbus.methods.head import AFTER_ALL, Head, refuse_soft_capping
+from yarbus.methods.head import AFTER_ALL, MODULE, Head, refuse_soft_capping
 from yarbus.models.attachment import Attachment, Method, Start
 from yarbus.models.context import Context, ContextSlot
 from yarbus.models.vlm import VLM
+
+KINDS = ("columns", "is_text", "language_states", "vision_states", "vision_weight")
+"""What the head notes of a forward for ``branches``."""
 
 
 class Overhearing(nn.Module):
@@ -86,7 +90,8 @@ class CarpeHead(Head):
         """z = W (h^l + w_v (h^v - h^l))."""
         assert weight is not None
         seen = self.norm(found[0])
-        self.slot.record("vision_states", 0, seen)
+        for kind, values in (("language_states", states), ("vision_states", seen), ("vision_weight", weight[..., 0])):
+            self.slot.record(kind, 0, values)
         return states + weight.to(states.dtype) * (seen - states)
 
     def weigh(self, base_model: nn.Module, length: int, is_first: bool = True) -> Float[Tensor, "batch columns"]:
@@ -235,6 +240,39 @@ class CARPE(Method):
             attachment.train(
                 [p for name, p in named.items() if (name.split(".")[0] in weights) is is_weight], group=group
             )
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What each branch of one forward says alone, at the positions of text; all of it on the CPU."""
+
+    columns: Int[Tensor, "batch chosen"]
+    """Column of each position in ``input_ids``."""
+    mask: Bool[Tensor, "batch chosen"]
+    """False behind a row's last position."""
+    vision_logits: Float[Tensor, "batch chosen vocabulary"]
+    language_logits: Float[Tensor, "batch chosen vocabulary"]
+    weight: Float[Tensor, "batch chosen"]
+    """``w_v``. Rows without a picture are answered by the language branch, whatever it says."""
+
+
+@torch.no_grad()
+def branches(model: nn.Module, batch: Mapping[str, Any]) -> Branches:
+    """Both branches' logits apart, for diagnosis: training and generation mix their states before the head.
+
+    ``model``: with ``CARPE`` attached. ``batch``: as its processor makes it, at least one row with a picture.
+    """
+    head = getattr(model.base_model, MODULE, None)
+    if not isinstance(head, CarpeHead):
+        raise ConfigError("no carpe is attached to this model", fix="attach head=CARPE(...) first")
+    with head.slot.recording() as recorder:
+        model(**batch)
+    found = {kind: values[0][0] for kind in KINDS if (values := recorder.of(kind))}
+    if not found:
+        raise DataError("no row has a picture", why="only the language branch has answered", fix="pass another batch")
+    device = model.lm_head.weight.device  # type: ignore[union-attr]
+    vision, language = (model.lm_head(found[f"{one}_states"].to(device)).cpu() for one in ("vision", "language"))  # type: ignore[operator]
+    return Branches(found["columns"], found["is_text"], vision, language, found["vision_weight"])
 
 
 def _refuse_attention(vlm: VLM, context_pass: str) -> None:

@@ -172,6 +172,8 @@ class Head(nn.Module):
             return output
         layers = self._layers(cache, known, past)
         places = Places.of(text)
+        self.slot.record("columns", 0, places.index)
+        self.slot.record("is_text", 0, places.mask)
         rotations = rotations and tuple(places.take(part.expand(len(states), -1, -1)) for part in rotations)
         found = [
             integrator(places.take(told), places, seen, rotations, layer, length)

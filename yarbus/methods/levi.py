@@ -20,13 +20,16 @@ from yarbus.models.attachment import Attachment, Method, Start
 from yarbus.models.context import ContextSlot
 from yarbus.models.vlm import VLM
 
+NUM_LAYERS = 5
+"""CARPE's own number."""
+
 
 class LeviHead(Head):
     """One adapting layer per listened block, and the norm behind their average."""
 
-    def __init__(self, method: "LEVI", slot: ContextSlot, vlm: VLM) -> None:
+    def __init__(self, method: "LEVI", num_layers: int, slot: ContextSlot, vlm: VLM) -> None:
         super().__init__(slot, vlm)
-        for _ in range(method.num_layers):
+        for _ in range(num_layers):
             self.add_integrator(vlm, method.num_heads, method.mlp_ratio, cross_attention=True)
         self.norm = copy.deepcopy(vlm.final_norm).requires_grad_(True)
 
@@ -56,8 +59,8 @@ class LEVI(Method):
     """What lies behind an output layer that starts as zero."""
     paper: ClassVar[str] = "arXiv:2402.04644, as arXiv:2601.13622 adapts it"
 
-    num_layers: Annotated[int, Ge(1)] = 5
-    """Adapting layers, on the outputs of as many last blocks."""
+    num_layers: Annotated[int, Ge(1)] | None = None
+    """Adapting layers, on the outputs of as many last blocks; None is five, or all blocks where there are fewer."""
     num_heads: Annotated[int, Ge(1)] | None = None
     """Of each attention; None is as many as the language model has."""
     mlp_ratio: Annotated[float, Gt(0)] = 4.0
@@ -69,13 +72,12 @@ class LEVI(Method):
     def attach(self, vlm: VLM, place: str, attachment: Attachment) -> None:
         refuse_soft_capping(vlm)
         num_blocks = len(vlm.language_blocks)
-        if self.num_layers > num_blocks:
-            raise ConfigError(
-                f"{self.num_layers} adapting layers on {num_blocks} language blocks", fix="lower num_layers"
-            )
+        num_layers = self.num_layers or min(NUM_LAYERS, num_blocks)
+        if num_layers > num_blocks:
+            raise ConfigError(f"{num_layers} adapting layers on {num_blocks} language blocks", fix="lower num_layers")
         attachment.untie(vlm)
         attachment.train(list(vlm.lm_head.parameters()), group="head")
-        head = LeviHead(self, attachment.slot, vlm)
-        heard = [*range(num_blocks - self.num_layers + 1, num_blocks), AFTER_ALL]
+        head = LeviHead(self, num_layers, attachment.slot, vlm)
+        heard = [*range(num_blocks - num_layers + 1, num_blocks), AFTER_ALL]
         head.attach(vlm, attachment, heard, "adapted")
         attachment.train(list(head.parameters()), group="head")

@@ -134,7 +134,8 @@ class Record:
     """One thing a module noticed."""
 
     kind: str
-    """``context``, ``routing_weights``, ``gaze``, ``balance_loss``, ``z_loss`` or ``mixing_weights``."""
+    """``context``, ``routing_weights``, ``gaze``, ``balance_loss``, ``z_loss``; of a head ``mixing_weights``,
+    ``columns``, ``is_text``, ``language_states``, ``vision_states``, ``vision_weight``."""
     block_index: int
     values: Tensor
     """Detached, on the CPU; axes as the module that records says."""

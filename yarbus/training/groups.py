@@ -156,7 +156,7 @@ def optimizer_groups(
 
 
 def rate_factor(schedule: str, warmup_steps: int, num_steps: int, frozen_steps: int = 0) -> Callable[[int], float]:
-    """``factor(steps done)``: what transformers' schedule of that name multiplies a rate with; 0 in the frozen steps."""
+    """``factor(steps done)``: what transformers' schedule of that name multiplies a rate with; 0 in frozen steps."""
     blank = torch.optim.SGD([torch.zeros(())], lr=1.0)
     made: Any = get_scheduler(schedule, blank, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
     factor: Callable[[int], float] = made.lr_lambdas[0]
