@@ -297,3 +297,15 @@ def test_a_run_that_another_call_is_at_is_left_to_it(experiment, tmp_path, here)
         yarbus.compare(experiment, ["frozen"], folder=tmp_path / "c", progress=False)
     assert not (tmp_path / "c" / "frozen-seed0" / "stages").exists()
     yarbus.compare(experiment, ["frozen"], folder=tmp_path / "c", progress=False)
+
+
+def test_heads_stand_beside_each_other_though_their_batches_hold_more(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "work_off", done_here)
+    rates = {f"stages.instruct.learning_rate.{group}": 1e-3 for group in ("head", "router")}
+    variants = {
+        name: {**rates, "stages.instruct.train.vision": "frozen", "stages.instruct.train.head": method}
+        for name, method in (("none", "none"), ("carpe", {"method": "carpe", "num_heads": 4}), ("levi", "levi"))
+    }
+    folder = yarbus.compare(experiment, variants, folder=tmp_path / "c", progress=False)
+    record = read_json(folder / "comparison.json")
+    assert set(record["results"]["mean"]["variants"]) == {"none", "carpe", "levi"}

@@ -57,7 +57,7 @@ class LEVI(Method):
     """The average of several blocks' states is not the last one's."""
     silent: ClassVar[tuple[str, ...]] = (".norms.", ".query.", ".key.", ".value.", ".up.")
     """What lies behind an output layer that starts as zero."""
-    paper: ClassVar[str] = "arXiv:2402.04644, as arXiv:2601.13622 adapts it"
+    paper: ClassVar[str] = "arXiv:2402.04644"
 
     num_layers: Annotated[int, Ge(1)] | None = None
     """Adapting layers, on the outputs of as many last blocks; None is five, or all blocks where there are fewer."""

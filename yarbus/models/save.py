@@ -78,6 +78,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
         },
         "places": {place: method.spec() for place, method in attachment.places.items()},
         "active": sorted(attachment.active),
+        "reads_prompt": any(method.reads_prompt for method in attachment.places.values()),
         "folded": sorted(attachment.folded),
         "question": asdict(attachment.question) if attachment.question else None,
         "text_encoder": text,
@@ -125,7 +126,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """What ``adapter.json`` says; raises ``CheckpointError`` for what ``save_adapter`` did not write."""
     path = folder / "adapter.json"
     try:
         description = json.loads(path.read_text())
@@ -166,7 +168,7 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
         MismatchError: another base (both fingerprints), another text encoder, or tensors that do not fit.
         CheckpointError: a damaged or incomplete folder.
     """
-    description = _read_description(folder)
+    description = read_description(folder)
     tensors = _read_tensors(folder, description)
     if is_attached(model):
         raise MismatchError("something is attached to this model already", where=folder, fix="load it on a fresh base")

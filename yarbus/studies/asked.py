@@ -27,8 +27,9 @@ class Asked:
 def _readings(work: Work) -> str:
     """What decides how a processor shows a question: runs with the same text here show the same."""
     projectors = [stage["train"].get("projector") for stage in work.recipe["stages"].values()]
-    adapter = work.run / "adapter" / "adapter.json"
-    reads = adapter.is_file() and read_record(adapter).get("text_encoder") is not None
+    adapter = work.adapter / "adapter.json"
+    found = read_record(adapter) if adapter.is_file() else {}
+    reads = f"{found.get('text_encoder') is not None} {found.get('reads_prompt', False)}"
     return f"{work.recipe['model']['base']} {work.recipe.get('question')} {reads} {projectors}"
 
 
