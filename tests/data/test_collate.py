@@ -9,6 +9,7 @@ from PIL import Image
 from yarbus.core.errors import DataError
 from yarbus.data.collate import IGNORED, Collator, context_text, prompt_batch
 from yarbus.data.sample import Sample, Turn
+from yarbus.data.wording import Wording
 from yarbus.models.question import Question
 
 ANSWERS = st.lists(
@@ -141,6 +142,22 @@ def test_the_context_is_one_question_per_visit_chosen_by_seed_epoch_and_row():
     assert set(chosen) == {"what ?", "where ?", "which ?"}
     assert chosen == [context_text(sample, "sampled_turn", 0, epoch, 5) for epoch in range(40)]
     assert context_text(sample, "all_human", 0, 0, 5) == "what ?\nwhere ?\nwhich ?"
+
+
+def test_a_class_picture_is_worded_anew_at_each_visit(llava_processor, picture):
+    wording = Wording(("what is this ?", "which digit ?"), ("one", "two", "three", "four", "five", "yes", "no"))
+    turns = (Turn("user", "<image>\nwhat is this ?"), Turn("assistant", "two"))
+    sample = Sample("1", (picture(),), turns, where="train:1", wording=wording)
+    collate = Collator(llava_processor, seed=3)
+    lengths = {}
+    for epoch in range(12):
+        batch = collate([(sample, epoch, 5)])
+        assert labelled(llava_processor, batch["labels"][0]).split() == ["two", "</s>"]
+        lengths[epoch] = int(batch["attention_mask"].sum())
+        assert torch.equal(batch["input_ids"], Collator(llava_processor, seed=3)([(sample, epoch, 5)])["input_ids"])
+        asked = sample.asked(3, epoch, 5)
+        assert context_text(sample, "sampled_turn", 3, epoch, 5) == asked.turns[0].words
+    assert len(set(lengths.values())) > 1  # open and closed
 
 
 def test_the_context_reaches_the_processor_only_if_it_wants_one(llava_processor):

@@ -5,10 +5,12 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.core.sections import DataSection
-from yarbus.data.mixture import held_out, read_mixture, read_section
+from yarbus.data.mixture import held_out, mix, read_mixture, read_section
+from yarbus.training.facts import samples_hash
 
 
 @pytest.fixture
@@ -67,3 +69,45 @@ def test_held_out_rows_are_of_the_entrys_task(section):
     entry = section(40, tasks=("read", "locate"), task="read")
     assert [sample.task for sample in held_out(entry, 0.75)] == ["read"] * 5
     assert held_out(entry, 1.0) == []
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Three pictures of two classes."""
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "pets" / name)
+    return DataSection(source="classes", path=str(tmp_path / "pets"), share=0.25)
+
+
+def test_rows_with_a_share_are_known_by_their_place_and_their_class(section, pets):
+    mixture = mix([section(3), pets, section(2, name="b.json", share=0.5)])
+    assert len(mixture.samples) == 8
+    first, second = mixture.shared
+    assert first.share == 0.25 and [rows.tolist() for rows in first.classes] == [[3, 4], [5]]
+    assert [mixture.samples[row].turns[-1].text for rows in first.classes for row in rows] == ["cat", "cat", "dog"]
+    assert second.share == 0.5 and [rows.tolist() for rows in second.classes] == [[6, 7]]
+    assert mix([section(3)]).shared == ()
+
+
+def test_a_fraction_of_rows_with_a_share_is_shared(section, pets):
+    mixture = mix([section(3), pets.model_copy(update={"fraction": 0.34})])
+    assert sum(map(len, mixture.shared[0].classes)) == 1 and len(mixture.samples) == 4
+
+
+def test_what_the_samples_say_is_hashed_with_the_words_of_their_questions(section, pets, tmp_path):
+    before = samples_hash(read_mixture([section(3), pets]))
+    assert samples_hash(read_mixture([section(3), pets])) == before
+    (tmp_path / "mine.json").write_text(json.dumps(["Identify the object in this image:", "Which pet?"]))
+    assert (
+        samples_hash(read_mixture([section(3), pets.model_copy(update={"templates": str(tmp_path / "mine.json")})]))
+        != before
+    )
+    (tmp_path / "pets" / "newt").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pets" / "newt" / "1.png")
+    one_class_more = read_mixture([section(3), pets])[:-1]
+    assert samples_hash(one_class_more) != before
+
+
+def test_the_hash_of_rows_as_they_stand_is_the_one_it_was_before_there_were_wordings(section):
+    assert samples_hash(read_mixture([section(3)]))[:16] == "b95dbb08d5791f77"

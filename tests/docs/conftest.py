@@ -6,6 +6,7 @@ tiny random models *under the real names* and the code runs as printed, offline:
 - ``llava-hf/llava-1.5-7b-hf``, ``Qwen/Qwen2.5-VL-3B-Instruct`` (tests/tiny.py), ``bert-base-uncased`` (width 16)
 - ``photo.jpg``; ``data/train.json`` and ``data/test.json`` in LLaVA format, pictures in ``data/images``
 - ``data/mixture.json``: rows of three tasks
+- ``data/pets/train``, ``data/pets/test``: folders of two classes
 """
 
 import json
@@ -43,6 +44,9 @@ def _write_data(folder: Path) -> None:
     (folder / "mixture.json").write_text(json.dumps(several))
     for split in ("train", "test"):
         (folder / f"{split}.json").write_text(json.dumps(rows))
+        for number, name in enumerate(("tabby_cat", "dog")):
+            (folder / "pets" / split / name).mkdir(parents=True)
+            Image.open(folder / "images" / f"{number}.png").save(folder / "pets" / split / name / "1.jpg")
 
 
 @pytest.fixture(scope="session")

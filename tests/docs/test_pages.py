@@ -20,7 +20,11 @@ from yarbus.models.processor import ImageOnlyQwen2_5_VLProcessor
 from yarbus.models.vlm import FAMILIES, TOWERS
 
 DRAWERS = ("tutorials", "how-to", "reference", "explanation")
-SHRINK = ((re.compile(r"\bsteps: \d+"), "steps: 1"), (re.compile(r"\bbatch: \d+"), "batch: 2"))
+SHRINK = (
+    (re.compile(r"\bsteps: \d+"), "steps: 1"),
+    (re.compile(r"\bbatch: \d+"), "batch: 2"),
+    (re.compile(r"\bshare: [\d.]+"), "share: 0.5"),
+)
 """Recipes are printed at a size that makes sense and run at this one."""
 
 

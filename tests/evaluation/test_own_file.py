@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from yarbus.core.errors import DataError
-from yarbus.evaluation.own_file import folder_name
+from yarbus.core.own_names import own_name
 from yarbus.evaluation.runner import benchmark_folder, evaluate, load_benchmark, rescore
 
 
@@ -57,8 +57,8 @@ def test_a_file_is_evaluated_and_scored_again_without_it(tiny, own_file, tmp_pat
 
 
 def test_files_of_one_name_in_two_folders_have_two_places():
-    assert folder_name("file:a/test.json") != folder_name("file:b/test.json")
-    assert folder_name("file:../../x/test.json").startswith("file/test-")
+    assert own_name("file:a/test.json").folder != own_name("file:b/test.json").folder
+    assert own_name("file:../../x/test.json").folder.startswith("file/test-")
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path):

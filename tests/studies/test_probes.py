@@ -235,3 +235,22 @@ def test_a_task_with_no_row_to_hold_out_is_refused_by_name(experiment, tmp_path)
     recipe = with_data(experiment, ("few.json", rows_of("read", 20) + rows_of("colour", 4)))
     with pytest.raises(DataError, match=r"task 'colour' has too few rows for short runs.*few\.json.*without steps"):
         planned(recipe, tmp_path)
+
+
+def test_a_share_counts_as_what_the_mixture_shows_and_a_task_alone_needs_none(experiment, tmp_path):
+    many = data_file(experiment.parent, "many.json", rows_of("read", 60))
+    few = {**data_file(experiment.parent, "few.json", rows_of("colour", 20)), "share": 0.5}
+    recipe = load_recipe(experiment, {"stages.instruct.data": [many, few]})
+    runs = planned(recipe, tmp_path).runs
+    assert {probe.task: steps_of(probe) for probe in runs} == {None: 40, "read": 20, "colour": 20}
+    for probe in runs:
+        shares = [entry.share for entry in load_recipe(probe.work.recipe).stages["instruct"].data]
+        assert shares == ([None, 0.5] if probe.task is None else [None])
+
+
+def test_a_share_of_several_tasks_cannot_be_taken_apart(experiment, tmp_path):
+    plain = data_file(experiment.parent, "plain.json", rows_of("size", 20))
+    both = data_file(experiment.parent, "both.json", rows_of("read", 20) + rows_of("colour", 20))
+    recipe = load_recipe(experiment, {"stages.instruct.data": [plain, {**both, "share": 0.5}]})
+    with pytest.raises(ConfigError, match="one task in a data entry with a share.*both.json - it holds"):
+        planned(recipe, tmp_path)

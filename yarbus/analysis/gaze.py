@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import log
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import nn
 from yarbus.analysis.looks import Look, Record, array, estimate, looks_of
 from yarbus.data.image import open_image
 from yarbus.data.sample import Sample
+from yarbus.data.stored import Picture
 from yarbus.models.observe import Observed
 from yarbus.models.vlm import VLM
 
@@ -65,7 +65,7 @@ def _sides(value: Any) -> tuple[int, int] | None:
     return None
 
 
-def grid_of(vlm: VLM, processor: Any, picture: Path | None, num_patches: int) -> Grid | None:
+def grid_of(vlm: VLM, processor: Any, picture: Picture | None, num_patches: int) -> Grid | None:
     """The grid of one picture's patches in the tower's blocks; None where it is not known.
 
     A tower with a row per image has the grid of its config. In a packed tower each picture has its own, which the
@@ -114,13 +114,13 @@ class Pair:
 
     first: int
     second: int
-    picture: Path
+    picture: Picture
     is_same_task: bool
 
 
 def pairs_on_one_picture(looks: Sequence[Look], lengths: Sequence[int], seed: int = 0) -> list[Pair]:
     """Every two looks at the same picture under different questions; of many on one picture, random ones."""
-    by_picture: dict[Path, list[int]] = {}
+    by_picture: dict[Picture, list[int]] = {}
     for place, look in enumerate(looks):
         if look.picture is not None:
             by_picture.setdefault(look.picture, []).append(place)
@@ -139,7 +139,7 @@ def pairs_on_one_picture(looks: Sequence[Look], lengths: Sequence[int], seed: in
 
 def _shown(pairs: Sequence[Pair], looks: Sequence[Look], count: int, seed: int) -> list[Pair]:
     """One pair of each of ``count`` random pictures: of two tasks if there is one, and of those shown least so far."""
-    by_picture: dict[Path, list[Pair]] = {}
+    by_picture: dict[Picture, list[Pair]] = {}
     for pair in pairs:
         by_picture.setdefault(pair.picture, []).append(pair)
     pictures = list(by_picture)
@@ -193,7 +193,7 @@ def gaze_record(
     reasons = {}
     if not pairs:
         reasons["distance"] = "no two of the samples ask different questions about one picture"
-    grids: dict[Path, Grid | None] = {}
+    grids: dict[Picture, Grid | None] = {}
 
     def drawn(place: int, grid: Grid | None) -> Record:
         look = looks[place]

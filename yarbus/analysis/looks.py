@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from yarbus.data.sample import Sample
+from yarbus.data.stored import Picture
 from yarbus.report.intervals import bootstrap_mean
 
 Record = dict[str, Any]
@@ -29,7 +29,7 @@ class Look:
     """Of the row; a row with several pictures is looked at several times."""
     task: str
     question: str
-    picture: Path | None
+    picture: Picture | None
     """None where one row's images cannot be told apart."""
     group: str
     """What must not count twice: the scene, or else the picture."""

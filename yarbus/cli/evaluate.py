@@ -14,7 +14,10 @@ from yarbus.core.errors import ConfigError
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run's folder, a model folder, or a hub id.", metavar="RUN")],
     benchmarks: Annotated[
-        str | None, typer.Option(help="Benchmarks, a,b; file:PATH reads your own. The recipe's if left out.")
+        str | None,
+        typer.Option(
+            help="Benchmarks, a,b; file:PATH, classes:PATH, dataset:PATH read your own. The recipe's if left out."
+        ),
     ] = None,
     protocol: Annotated[str, typer.Option(help="How to ask and judge.")] = "official",
     batch: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 32,

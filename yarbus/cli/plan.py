@@ -7,6 +7,7 @@ from rich.table import Table
 
 from yarbus.cli.options import Json, Overrides, RecipeArgument, print_json, quieten
 from yarbus.core.places import GROUPS
+from yarbus.core.shares import shared_places
 
 if TYPE_CHECKING:
     from yarbus.core.sections import Stage
@@ -112,6 +113,10 @@ def plan(recipe: RecipeArgument, overrides: Overrides = None, json: Json = False
         if stage.fraction != 1:
             steps = f", {stage.num_steps:,} of {stage.steps:,} steps" if stage.steps and stage.num_steps else ""
             console.print(f"data: {100 * stage.fraction:g} % of the rows{steps}")
+        for entry in stage.data:
+            if entry.share is not None:
+                rows = shared_places(stage.batch, entry.share)
+                console.print(f"data: {entry.path} has {rows} of the {stage.batch} rows of every batch")
         memory = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in one.memory.items())
         console.print(f"memory in fp32, without activations: {memory}")
         for group, unused in one.unused_rates.items():

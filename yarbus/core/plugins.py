@@ -97,10 +97,6 @@ def resolve(path: str) -> Path | str:
     return folder.parent / rest
 
 
-FILE_PREFIX = "file:"
-"""Begins the name of a benchmark that is the user's own file and stands in no table."""
-
-
 def brought_methods(place: str) -> dict[str, str]:
     """Methods of a place that installed plug-ins bring: name -> ``"module:attribute"``."""
     return {name: where for plugin in plugins().values() for name, where in plugin.methods.get(place, {}).items()}

@@ -43,7 +43,7 @@ class Recipe(Section):
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """In order; each starts from what the one before left."""
     evaluation: list[Word] = []  # noqa: RUF012 - pydantic copies it
-    """Benchmarks by name, or ``file:PATH``."""
+    """Benchmarks by name, or ``file:PATH``, ``classes:PATH`` (a folder of classes), ``dataset:PATH``."""
     record: RecordSection = RecordSection()
     """Gradients and routing to write down while training."""
     compare: CompareSection | None = None

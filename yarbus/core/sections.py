@@ -14,10 +14,12 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     WrapValidator,
+    model_serializer,
     model_validator,
 )
 
 from yarbus.core.places import GROUPS, PLACES
+from yarbus.core.shares import check_shares
 
 if TYPE_CHECKING:  # dict is invariant in its keys: for readers of a checked recipe they are text
     Place: TypeAlias = str
@@ -85,6 +87,26 @@ class DataSection(Section):
     """Only rows of this task; a file whose rows name none is all of it."""
     fraction: Share = 1.0
     """Share of its rows, the same each time and nested: a smaller share is part of a larger one."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of every batch that these rows have, 0.125 for 1 to 7: a whole number of them, all classes equally often,
+    drawn anew for each pass over the rows without a share. Null: the rows fill the rest, in passes of all of them."""
+    names: Word | None = None
+    """Of classes: JSON file, folder or label -> class name. Null: ``classes.json`` beside the class folders, else as
+    the data calls them, with blanks for underscores."""
+    templates: Word | None = None
+    """Of classes: JSON list of questions to word a row with; null: the twenty that ship."""
+    split: Word | None = None
+    """Of a data set: its split; null where there is one only."""
+    label: Word | None = None
+    """Of a data set: the column of class labels; null where there is one only."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unsaid(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Recipes that were resolved before these keys came read, and hash, as they did."""
+        return {key: value for key, value in handler(self).items() if value is not None or key not in _LATER}
+
+
+_LATER = frozenset({"share", "names", "templates", "split", "label"})
 
 
 class GroupRate(Section):
@@ -141,7 +163,7 @@ class Stage(Section):
     steps: Count | None = None
     """Optimizer steps with all rows; a ``fraction`` of the rows makes the same fraction of the steps."""
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Passes over the data; 1 where neither this nor ``steps`` is given."""
+    """Passes over the rows without a ``share``; 1 where neither this nor ``steps`` is given."""
     warmup_fraction: WarmUp = 0.03
     """Share of the steps in which rates rise from 0."""
     schedule: Schedule = "cosine"
@@ -180,6 +202,7 @@ class Stage(Section):
             raise ValueError(
                 f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}; fix: change one of them"
             )
+        check_shares([entry.share for entry in self.data], self.batch)
         return self
 
     @property

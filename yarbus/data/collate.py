@@ -27,7 +27,7 @@ def context_text(sample: Sample, train_turns: str, seed: int, epoch: int, row: i
 
     Only ever the user's words. The choice depends on (seed, epoch, row) alone, so a resumed run makes it again.
     """
-    questions = [turn.words for turn in sample.turns if turn.role == "user"]
+    questions = [turn.words for turn in sample.asked(seed, epoch, row).turns if turn.role == "user"]
     if not questions:
         return None
     if train_turns == "all_human":
@@ -124,6 +124,7 @@ class Collator:
         self.unchecked = CHECKED_ROWS
 
     def __call__(self, visits: Sequence[Visit]) -> dict[str, Any]:
+        visits = [(sample.asked(self.seed, epoch, row), epoch, row) for sample, epoch, row in visits]
         samples = [sample for sample, _, _ in visits]
         texts = [self.renderer.text(sample) for sample in samples]
         said = _said(self.processor, samples, every_turn=self.supervised)

@@ -14,6 +14,7 @@ from warnings import catch_warnings, simplefilter, warn
 from PIL import Image, ImageOps
 
 from yarbus.core.errors import DataError
+from yarbus.data.stored import Picture, StoredPicture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
 """Decoders that may run. EPS is not among them: Pillow would start Ghostscript on it."""
@@ -34,7 +35,7 @@ _REAL_KINDS = (
 )
 
 
-def _refuse(path: Path, why: str, fix: str) -> DataError:
+def _refuse(path: Picture, why: str, fix: str) -> DataError:
     return DataError("cannot use picture", where=path, why=why, fix=fix)
 
 
@@ -67,7 +68,7 @@ def _read(path: Path) -> bytes:
         raise _refuse(path, str(error.strerror or error), "make the file readable") from None
 
 
-def _unreadable(path: Path, content: bytes, error: Exception) -> DataError:
+def _unreadable(path: Picture, content: bytes, error: Exception) -> DataError:
     head = content[:256].lstrip().lower()
     for magic, kind, fix in _REAL_KINDS:
         if head.startswith(magic.lower()):
@@ -83,7 +84,7 @@ def _warn_of_frames() -> None:
     warn("some pictures have several frames or pages; the first of each is used", stacklevel=3)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, path: Picture) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):
@@ -103,10 +104,15 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Picture) -> Image.Image:
     """The picture as upright 8-bit RGB; ``DataError`` names the file, what it really is, and the fix."""
-    path = Path(path)
-    content = _read(path)
+    if isinstance(path, StoredPicture):
+        content = path.read_bytes()
+        if len(content) > MAX_BYTES:
+            raise _refuse(path, f"{len(content):,} bytes, over {MAX_BYTES:,}", "shrink the picture")
+    else:
+        path = Path(path)
+        content = _read(path)
     try:
         with catch_warnings():
             simplefilter("ignore")  # the size is judged below, with the file's name

@@ -6,6 +6,7 @@ replies into one number, a fraction in [0, 1] (or the benchmark's own points).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.plugins import benchmark_table
@@ -39,6 +40,8 @@ class Benchmark:
     protocols: Mapping[str, Protocol] = field(default_factory=lambda: {"official": Protocol()})
     metrics: Mapping[str, Metric] = field(default_factory=lambda: {"accuracy": accuracy})
     """The first one is the benchmark's headline number."""
+    kind: Literal["classification", "instruction"] | None = None
+    """Which side of the forgetting panel it stands on; None goes by its name: ``classify...`` is classification."""
     chance: float | Mapping[str, float] | None = None
     """What guessing reaches, for every metric or by metric; None if nobody can say."""
 

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from yarbus.core.plugins import FILE_PREFIX
-from yarbus.evaluation import own_file
+from yarbus.core.own_names import own_name
 
 
 def benchmark_folder(folder: Path, name: str, protocol: str, checkpoint: str = "final") -> Path:
     """Where replies and scores of one benchmark stand below a run's folder."""
-    place = own_file.folder_name(name) if name.startswith(FILE_PREFIX) else name
-    return folder / "evaluation" / checkpoint / f"{place}@{protocol}"
+    own = own_name(name)
+    return folder / "evaluation" / checkpoint / f"{name if own is None else own.folder}@{protocol}"

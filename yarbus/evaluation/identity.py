@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from yarbus.core.errors import DataError
 from yarbus.data.collate import prompt_batch
 from yarbus.data.sample import Sample, Turn
+from yarbus.data.stored import Picture
 
 LENGTH = 16
 """Hexadecimal digits kept of a hash."""
@@ -57,13 +59,13 @@ class SampleHashes:
     """Hash of a question: its turns and the contents of its pictures. Each picture is read once."""
 
     def __init__(self) -> None:
-        self._pictures: dict[Path, str] = {}
+        self._pictures: dict[Picture, str] = {}
 
-    def _picture(self, path: Path) -> str:
+    def _picture(self, path: Picture) -> str:
         if path not in self._pictures:
             try:
                 self._pictures[path] = sha256(path.read_bytes()).hexdigest()
-            except OSError:  # asking this sample fails later, by name; mended, it has another hash
+            except (OSError, DataError):  # asking this sample fails later, by name; mended, it has another hash
                 self._pictures[path] = "missing"
         return self._pictures[path]
 

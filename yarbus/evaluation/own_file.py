@@ -7,21 +7,13 @@ is what always giving the commonest answer (of the task) would reach in this fil
 
 from collections import defaultdict
 from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
 
 from yarbus.core.errors import DataError
-from yarbus.core.plugins import FILE_PREFIX, resolve
+from yarbus.core.own_names import OwnName
 from yarbus.data.sample import IMAGE_TAG, Sample
 from yarbus.data.sources import SOURCES
 from yarbus.evaluation.benchmark import Benchmark, Protocol
 from yarbus.evaluation.scoring import Metric, TaskAccuracy, accuracy, commonest_answer
-
-
-def folder_name(name: str) -> str:
-    """``file:a/test.json`` as ``file/test-1a2b3c4d``: a name that fits into a run and differs by path."""
-    path = name.removeprefix(FILE_PREFIX)
-    return f"file/{Path(path).stem}-{sha256(path.encode()).hexdigest()[:8]}"
 
 
 def questions(samples: list[Sample]) -> list[Sample]:
@@ -50,18 +42,16 @@ def questions(samples: list[Sample]) -> list[Sample]:
     return found
 
 
-def read_questions(name: str) -> list[Sample]:
+def read_questions(own: OwnName) -> list[Sample]:
     """The questions of ``file:PATH``; pictures are looked for relative to the file's folder."""
-    path = Path(resolve(name.removeprefix(FILE_PREFIX)))
-    if not path.is_file():
-        raise DataError("no such benchmark file", where=path, fix="give the path of a LLaVA-format file")
-    samples = questions(SOURCES["llava"](path, None))
+    own.check()
+    samples = questions(SOURCES["llava"](own.place, None))
     if not samples:
-        raise DataError("no question with an answer", where=path, fix="add rows that end with an answer")
+        raise DataError("no question with an answer", where=own.place, fix="add rows that end with an answer")
     return samples
 
 
-def file_benchmark(name: str, samples: list[Sample]) -> Benchmark:
+def file_benchmark(own: OwnName, samples: list[Sample]) -> Benchmark:
     """The benchmark ``file:PATH`` over its questions: exact match, overall and for each task they name."""
     answers: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
@@ -70,7 +60,7 @@ def file_benchmark(name: str, samples: list[Sample]) -> Benchmark:
             answers[sample.task].append(sample.turns[-1].text)
     metrics: dict[str, Metric] = {task: accuracy if task == "accuracy" else TaskAccuracy(task) for task in answers}
     return Benchmark(
-        name=name,
+        name=own.name,
         samples=lambda: samples,
         protocols={"official": Protocol(max_new_tokens=64)},
         metrics=metrics,

@@ -14,11 +14,11 @@ from rich.console import Console
 from transformers import GenerationConfig
 
 from yarbus.core.errors import ConfigError, DataError
-from yarbus.core.plugins import FILE_PREFIX
+from yarbus.core.own_names import own_name
 from yarbus.core.records import JsonlWriter, read_json, read_jsonl, write_json
 from yarbus.data.collate import prompt_batch
 from yarbus.data.sample import Sample
-from yarbus.evaluation import own_file
+from yarbus.evaluation import classification, own_file
 from yarbus.evaluation.benchmark import BENCHMARKS, Benchmark, Protocol
 from yarbus.evaluation.folder import benchmark_folder
 from yarbus.evaluation.identity import SampleHashes, hash_of_questions, model_fingerprint, prompt_fingerprint
@@ -38,10 +38,14 @@ from yarbus.evaluation.scoring import score
 
 
 def load_benchmark(name: str, samples: list[Sample] | None = None) -> Benchmark:
-    """The benchmark of that name; ``file:PATH`` reads its questions unless they are given."""
-    if name.startswith(FILE_PREFIX):
-        return own_file.file_benchmark(name, own_file.read_questions(name) if samples is None else samples)
-    return BENCHMARKS[name]
+    """The benchmark of that name; ``file:PATH`` and the like read their questions unless they are given."""
+    own = own_name(name)
+    if own is None:
+        return BENCHMARKS[name]
+    if own.kind == "file":
+        return own_file.file_benchmark(own, own_file.read_questions(own) if samples is None else samples)
+    questions = classification.read_questions(own) if samples is None else samples
+    return classification.class_benchmark(own, questions)
 
 
 SAMPLE_ERRORS = (DataError, ValueError, torch.OutOfMemoryError)
@@ -177,6 +181,7 @@ def rescore(folder: Path) -> Row:
         "data": hash_of_questions((row["sample_id"], row["sample_hash"]) for row in rows),
         "paper": benchmark.paper,
         "licence": benchmark.licence,
+        **({} if benchmark.kind is None else {"kind": benchmark.kind}),
         "num_samples": identity["num_samples"],
         "num_replies": len(rows),
         "num_errors": sum(row["error"] is not None for row in rows),

@@ -67,6 +67,23 @@ class TaskAccuracy:
         return accuracy(chosen) if chosen else float("nan")
 
 
+@dataclass(frozen=True)
+class JudgedBy:
+    """The metric "fraction right under another judge than the protocol's"; a failed sample is wrong."""
+
+    judge: Judge
+
+    def chosen(self, replies: list[Reply]) -> list[Reply]:
+        """The replies with this judge's verdict."""
+        return [
+            replace(reply, is_correct=reply.error is None and self.judge(reply.text, reply.sample.turns[-1].text))
+            for reply in replies
+        ]
+
+    def __call__(self, replies: list[Reply]) -> float:
+        return accuracy(self.chosen(replies))
+
+
 def commonest_answer(answers: list[str]) -> float:
     """What always giving the most frequent answer would reach: the chance level of a file that states none."""
     return max(Counter(map(normalise, answers)).values()) / len(answers)
@@ -76,7 +93,7 @@ def _counted(metric: Metric, replies: list[Reply]) -> list[Reply] | None:
     """The replies whose plain fraction right the metric is, or None if it is something else."""
     if metric is accuracy:
         return replies
-    return metric.chosen(replies) if isinstance(metric, TaskAccuracy) else None
+    return metric.chosen(replies) if isinstance(metric, TaskAccuracy | JudgedBy) else None
 
 
 def _bootstrap(metric: Metric, replies: list[Reply]) -> Interval:

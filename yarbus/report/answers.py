@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from yarbus.core.own_names import own_name
 from yarbus.report.runs import Comparison, Row, Run
 
 Key = tuple[str, int, str]
@@ -13,8 +14,8 @@ Answers = dict[Key, Row]
 
 def common_benchmark_prefix(benchmarks: Sequence[str]) -> str:
     """``tinyworld/`` where all benchmarks begin with it, so that tables can leave it out."""
-    prefixes = {name.rpartition("/")[0] for name in benchmarks if not name.startswith("file:")}
-    shared = len(prefixes) == 1 and not any(name.startswith("file:") for name in benchmarks)
+    prefixes = {name.rpartition("/")[0] for name in benchmarks if own_name(name) is None}
+    shared = len(prefixes) == 1 and all(own_name(name) is None for name in benchmarks)
     return f"{prefixes.pop()}/" if shared and "" not in prefixes else ""
 
 

@@ -72,6 +72,13 @@ def sections_by_task(sections: Sequence[DataSection], grouping: Grouping) -> dic
         for label, named in tasks.items():
             if len(tasks) == 1:
                 found[label].append(section)
+            elif section.share is not None:
+                raise ConfigError(
+                    "short runs need one task in a data entry with a share",
+                    where=section.path,
+                    why=f"it holds {', '.join(tasks)}",
+                    fix="give each task an entry of its own, with its part of the share",
+                )
             elif named == {label}:
                 found[label].append(section.model_copy(update={"task": label}))
             else:
@@ -101,7 +108,18 @@ def _held_out(by_task: Mapping[str, Sequence[DataSection]]) -> dict[str, list[Sa
     return found
 
 
-def equal_questions(counts: Mapping[str, int], steps: int) -> dict[str, int]:
+def _shown(by_task: Mapping[str, Sequence[DataSection]], counts: Mapping[str, Sequence[int]]) -> dict[str, int | float]:
+    """How often the mixture shows each task, in any unit; ``counts`` are the rows of each section."""
+    pairs = {task: list(zip(some, counts[task], strict=True)) for task, some in by_task.items()}
+    shares = {task: sum(section.share or 0 for section, _ in some) for task, some in pairs.items()}
+    others = {task: sum(rows for section, rows in some if section.share is None) for task, some in pairs.items()}
+    if not any(shares.values()):
+        return dict(others)
+    rest = (1 - sum(shares.values())) / sum(others.values())
+    return {task: shares[task] + rest * others[task] for task in pairs}
+
+
+def equal_questions(counts: Mapping[str, int | float], steps: int) -> dict[str, int]:
     """Steps after which a task alone has seen as many of its questions as the mixture shows of them in ``steps``."""
     total = sum(counts.values())
     return {task: max(1, round(steps * count / total)) for task, count in counts.items()}
@@ -135,8 +153,8 @@ def plan_probes(
         task: [section.model_copy(update={"fraction": section.fraction * TRAINED_SHARE}) for section in sections]
         for task, sections in by_task.items()
     }
-    counts = {task: sum(len(read_section(section)) for section in sections) for task, sections in kept.items()}
-    lengths = equal_questions(counts, steps)
+    counts = {task: [len(read_section(section)) for section in sections] for task, sections in kept.items()}
+    lengths = equal_questions(_shown(kept, counts), steps)
     mixed = [section for sections in kept.values() for section in sections]
     tuned = {**own.train, "vision": {"method": "full"}}
     words = _words(list(kept))
@@ -148,6 +166,7 @@ def plan_probes(
                 plan_recipe(one)  # refuses now what would stop a worker later
             runs.append(Probe(kind=kind, task=None, seed=seed, work=_work(one, stage, folder, start)))
         for task, sections in kept.items():
+            sections = [section.model_copy(update={"share": None}) for section in sections]
             one = _recipe(recipe, stage, f"{ALONE}-{words[task]}-seed{seed}", seed, tuned, sections, lengths[task])
             runs.append(Probe(kind=ALONE, task=task, seed=seed, work=_work(one, stage, folder, start)))
     return Probes(stage=stage, steps=steps, rate=own.peaks["vision"], runs=tuple(runs), held_out=rest)

@@ -28,11 +28,16 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def samples_hash(samples: Sequence[Sample]) -> str:
-    """sha256 over what the samples say, in order (pictures by name, not by content)."""
+    """sha256 over what the samples say, in order (pictures by name, not by content), and how questions are worded."""
     digest = hashlib.sha256()
+    wordings = {}
     for sample in samples:
         turns = [(turn.role, turn.text) for turn in sample.turns]
         digest.update(repr((sample.id, [image.name for image in sample.images], turns)).encode())
+        if sample.wording is not None:
+            wordings[id(sample.wording)] = sample.wording
+    for wording in wordings.values():
+        digest.update(repr((wording.templates, wording.names)).encode())
     return digest.hexdigest()
 
 

@@ -29,7 +29,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from yarbus.core.errors import ConfigError
 from yarbus.core.records import read_json, write_json
 from yarbus.core.sections import GroupRate
-from yarbus.data.sampler import StepSampler
+from yarbus.data.sampler import SharedRows, StepSampler
 from yarbus.models.attachment import (
     adapter_tensors,
     attachment_of,
@@ -71,7 +71,7 @@ class Guarded(Trainer):
 
     ``learning_rates``: one per group of the attached methods; a number follows the schedule of ``args``. ``readers``
     see each update's gradient after the finite check. ``run`` and ``facts`` go into each manifest; a checkpoint of
-    another run is refused.
+    another run is refused. ``shared``: rows of the data that have a share of every batch.
     """
 
     optimizer: Any  # accelerate wraps it
@@ -84,6 +84,7 @@ class Guarded(Trainer):
         readers: Sequence[Reader] = (),
         run: str = "",
         facts: Mapping[str, Any] | None = None,
+        shared: Sequence[SharedRows] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -113,10 +114,11 @@ class Guarded(Trainer):
         """Peak memory of the sessions before a resume."""
         self._started = self._interval_started = 0.0
         self._interval_step = 0
-        self.num_samples = len(self.train_dataset)
         self.global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        self.sampler = StepSampler(len(self.train_dataset), self.global_batch, seed, shared)
         if self.args.max_steps <= 0:
-            self.args.max_steps = math.ceil(self.args.num_train_epochs * self.num_samples / self.global_batch)
+            self.args.max_steps = self.sampler.steps(float(self.args.num_train_epochs))
         self.add_callback(_Flow(self))
 
     # ---- the update ----
@@ -199,9 +201,8 @@ class Guarded(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches from ``first_step`` on, this process's rows only; tensors move to the device in ``training_step``."""
         args = self.args
-        seed = args.data_seed if args.data_seed is not None else args.seed
         batches = StepBatches(
-            StepSampler(self.num_samples, self.global_batch, seed),
+            self.sampler,
             micro_batch=args.train_batch_size,
             first_step=self.first_step,
             num_steps=args.max_steps,
@@ -216,7 +217,7 @@ class Guarded(Trainer):
             num_workers=workers,
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=args.dataloader_prefetch_factor if workers else None,
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(self.sampler.seed),
         )
 
     def collate_drawn(self) -> Callable[[list[tuple[Any, int, int]]], Any]:
@@ -398,6 +399,6 @@ class _Flow(TrainerCallback):
         self.trainer.update = Update()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        state.epoch = state.global_step * self.trainer.global_batch / self.trainer.num_samples
+        state.epoch = self.trainer.sampler.epochs(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from yarbus.core.errors import DataError, UserError
-from yarbus.core.plugins import FILE_PREFIX, benchmark_table, resolve
+from yarbus.core.errors import UserError
+from yarbus.core.own_names import own_name
+from yarbus.core.plugins import benchmark_table
 from yarbus.core.recipe import Recipe
 from yarbus.core.sections import GroupRate, Stage
 from yarbus.data.mixture import find_section
@@ -86,10 +86,10 @@ def check_inputs(recipe: Recipe, stages: Collection[str] | None = None) -> None:
                     find_section(section)
     benchmarks = benchmark_table()
     for name in recipe.evaluation:
-        if not name.startswith(FILE_PREFIX):
+        if (own := own_name(name)) is not None:
+            own.check()
+        else:
             benchmarks.get(name)  # an unknown name raises
-        elif not (path := Path(resolve(name.removeprefix(FILE_PREFIX)))).is_file():
-            raise DataError("no such benchmark file", where=path, fix="give the path of a LLaVA-format file")
 
 
 def _on_meta(recipe: Recipe) -> nn.Module:

@@ -19,7 +19,7 @@ from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.recipe import Recipe
 from yarbus.core.sections import Stage
 from yarbus.data.collate import Collator
-from yarbus.data.mixture import read_mixture
+from yarbus.data.mixture import mix
 from yarbus.data.sampler import StepSampler
 from yarbus.methods.assemble import build_all, load_adapter
 from yarbus.models.attach import set_stage
@@ -140,14 +140,15 @@ def _run_stage(
 ) -> None:
     """Trains one stage from its beginning or from ``folder`` to its end."""
     stage, home = recipe.stages[name], run / "stages" / name
-    samples = read_mixture(stage.used_data)
+    mixture = mix(stage.used_data)
+    samples = mixture.samples
     facts = {**facts, "data": samples_hash(samples)}
     if folder is not None:
         check_facts(folder, facts)
     steps = stage.num_steps
     if steps is None:
         assert stage.epochs is not None, "the recipe wants exactly one of steps and epochs"
-        steps = StepSampler(len(samples), stage.batch, recipe.seed).steps(stage.epochs)
+        steps = StepSampler(len(samples), stage.batch, recipe.seed, mixture.shared).steps(stage.epochs)
     if folder is not None and checkpoint.step_of(folder) >= steps:
         load_adapter_tensors(model, load_tensors(folder / WEIGHTS))
         return
@@ -179,6 +180,7 @@ def _run_stage(
         readers=[*recorders, *readers],
         run=run_id,
         facts=facts,
+        shared=mixture.shared,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)

@@ -187,7 +187,7 @@ def read_llava(path: str | Path, images: str | Path | None = None) -> list[Sampl
         raise DataError("no rows", where=path, fix="write at least one row")
     for sample in islice((sample for sample in reading.samples if sample.images), PROBED_ROWS):
         for image in sample.images:
-            if not image.exists():
+            if isinstance(image, Path) and not image.exists():
                 why = f"picture {image} does not exist"
                 raise DataError("missing picture", where=path.parent / sample.where, why=why, fix="check 'images'")
     if reading.repeated:
