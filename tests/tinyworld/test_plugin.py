@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from yarbus.tinyworld import PLUGIN
+from yarbus.tinyworld import CLASSIFICATION, PLUGIN
 from yarbus.tinyworld.tasks import TASKS
 
 
@@ -16,15 +16,16 @@ def test_every_benchmark_names_a_task_and_can_be_loaded():
     from yarbus.tinyworld import benchmarks
 
     for name, where in PLUGIN.benchmarks.items():
-        task = name.removeprefix("tinyworld/")
-        assert task in TASKS
         benchmark = getattr(benchmarks, where.partition(":")[2])
-        assert benchmark.name == name and benchmark.chance == TASKS[task].chance
+        assert benchmark.name == name
+        assert benchmark.chance_of("exact_match") == benchmarks.CHANCE[name.removeprefix("tinyworld/")]
+    assert {name.removeprefix("tinyworld/") for name in PLUGIN.benchmarks} == {*TASKS, *CLASSIFICATION}
 
 
 def test_a_recipes_path_is_made_on_the_first_use(tmp_path):
     PLUGIN.make["validation"](tmp_path)
     assert (tmp_path / "validation.json").is_file() and (tmp_path / "images/000000.png").is_file()
+    assert all((tmp_path / f"{name}.json").is_file() for name in (*TASKS, *CLASSIFICATION))
 
 
 def test_the_base_and_its_text_encoder_ship_with_the_package():

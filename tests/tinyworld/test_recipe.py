@@ -1,7 +1,7 @@
 from yarbus.core.plugins import resolve
 from yarbus.core.recipe import load_recipe, variant
 from yarbus.methods.assemble import build_all
-from yarbus.tinyworld import PLUGIN
+from yarbus.tinyworld import PLUGIN, TASKS
 
 
 def test_the_shipped_recipe_compares_the_four_ways_under_one_configuration():
@@ -15,8 +15,9 @@ def test_the_shipped_recipe_compares_the_four_ways_under_one_configuration():
         assert only.stages["align"] == recipe.stages["align"]
 
 
-def test_the_recipe_evaluates_every_task():
-    assert set(load_recipe("tinyworld").evaluation) == set(PLUGIN.benchmarks)
+def test_the_recipe_evaluates_every_instruction_task():
+    assert load_recipe("tinyworld").evaluation == [f"tinyworld/{task}" for task in TASKS]
+    assert set(load_recipe("tinyworld").evaluation) < set(PLUGIN.benchmarks)
 
 
 def test_base_and_text_encoder_are_found_where_the_recipe_says():

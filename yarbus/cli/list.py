@@ -59,7 +59,7 @@ def _benchmarks() -> list[dict[str, Any]]:
 
     rows = []
     for name, benchmark in benchmark_table().items():
-        chance = benchmark.chance if not isinstance(benchmark.chance, dict) else None
+        chance = benchmark.chance_of(next(iter(benchmark.metrics)))
         entry = {"benchmark": name, "protocols": list(benchmark.protocols), "chance": chance}
         rows.append({**entry, "licence": benchmark.licence})
     return rows

@@ -13,21 +13,29 @@ from yarbus.core.plugins import Plugin
 
 FOLDER = Path(__file__).parent
 TASKS = ("read", "locate", "exist", "colour", "caption", "size", "lean")
-"""Each has a benchmark."""
+"""Of instruction tuning, the same scenes for all. Each has a benchmark."""
+CLASSIFICATION = ("classify", "classify-closed", "classify-ood")
+"""Large single digits, by benchmark."""
 
 
 def _make(split: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         import_module("yarbus.tinyworld.export").export(split, folder)
+        import_module("yarbus.tinyworld.classification").export(split, folder)
+        if split != "train":
+            import_module("yarbus.tinyworld.shifts").export(split, folder)
 
     return make
 
 
 PLUGIN = Plugin(
     name="tinyworld",
-    version="3",
+    version="4",
     files=FOLDER / "files",
     make={split: _make(split) for split in ("train", "validation", "test")},
     recipes=FOLDER / "recipes",
-    benchmarks={f"tinyworld/{task}": f"yarbus.tinyworld.benchmarks:{task.upper()}" for task in TASKS},
+    benchmarks={
+        f"tinyworld/{task}": f"yarbus.tinyworld.benchmarks:{task.upper().replace('-', '_')}"
+        for task in TASKS + CLASSIFICATION
+    },
 )

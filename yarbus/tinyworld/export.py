@@ -2,13 +2,14 @@
 
 ``<folder>/<split>.json`` holds the mix, one conversation per scene and task; ``<folder>/<task>.json`` the same
 rows of one task alone; train has ``align.json`` too, which describes every digit in full. Pictures are
-``images/<scene>.png``.
+``images/<scene>.png``. The files of ``tinyworld.classification`` and ``tinyworld.shifts`` lie beside them.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.random import default_rng
 from PIL import Image
 
@@ -53,22 +54,28 @@ def conversation(split: str, scene: Scene, question: Question) -> Row:
 
 def export(split: str, folder: Path, num_scenes: int | None = None) -> None:
     """Writes the split into ``folder``; the same bytes every time."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     scenes = scenes_of(split, num_scenes)
     for scene in scenes:
-        Image.fromarray(render(scene)).save(folder / "images" / f"{scene.name}.png", compress_level=1)
+        write_picture(folder, scene, render(scene))
         rows += [conversation(split, scene, question) for question in questions_of(split, scene)]
-    _write(folder / f"{split}.json", rows)
+    write_rows(folder / f"{split}.json", rows)
     for task in TASKS:
-        _write(folder / f"{task}.json", [row for row in rows if row["task"] == task])
+        write_rows(folder / f"{task}.json", [row for row in rows if row["task"] == task])
     if split == "train":
-        _write(folder / "align.json", [conversation(split, scene, _description(scene)) for scene in scenes])
+        write_rows(folder / "align.json", [conversation(split, scene, _description(scene)) for scene in scenes])
 
 
 def _description(scene: Scene) -> Question:
     return pose(DESCRIBE, scene, default_rng((*scene.seed, 3)), held_out=False)
 
 
-def _write(path: Path, rows: list[Row]) -> None:
+def write_picture(folder: Path, scene: Scene, pixels: np.ndarray) -> None:
+    """Where :func:`conversation` says."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(folder / "images" / f"{scene.name}.png", compress_level=1)
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """A LLaVA file, one row a line."""
     path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")

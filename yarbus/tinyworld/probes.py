@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import LlavaForConditionalGeneration
 
@@ -31,24 +31,27 @@ def singles(split: str) -> list[Scene]:
     return [draw_scene(split, (PROBE_SEED, number), num_digits=(1, 1)) for number in range(NUM_SINGLES[split])]
 
 
-def pooled_features(model: LlavaForConditionalGeneration, scenes: list[Scene]) -> np.ndarray:
-    """Mean and maximum over patches of what the projector would get, ``[scenes, 192]``."""
+def pooled_features(model: LlavaForConditionalGeneration, pictures: list[np.ndarray]) -> np.ndarray:
+    """Mean and maximum over patches of what the projector would get, ``[pictures, 192]``."""
     rows = []
-    for start in range(0, len(scenes), 200):
-        pictures = np.stack([render(scene) for scene in scenes[start : start + 200]])
-        features = features_of(model, normalise(pictures))
+    for start in range(0, len(pictures), 200):
+        features = features_of(model, normalise(np.stack(pictures[start : start + 200])))
         rows.append(torch.cat([features.mean(1), features.amax(1)], dim=1).numpy())
     return np.concatenate(rows)
+
+
+def linear_probe() -> Pipeline:
+    """Logistic regression, not yet fitted."""
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, C=0.1))
 
 
 def probe(model: LlavaForConditionalGeneration) -> dict[str, float]:
     """Held-out accuracy of one linear probe per attribute."""
     train, held_out = singles("train"), singles("validation")
-    features, held_out_features = pooled_features(model, train), pooled_features(model, held_out)
+    features, held_out_features = (pooled_features(model, list(map(render, some))) for some in (train, held_out))
     accuracy = {}
     for name, attribute in ATTRIBUTES.items():
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, C=0.1))
-        classifier.fit(features, [attribute(scene) for scene in train])
+        classifier = linear_probe().fit(features, [attribute(scene) for scene in train])
         accuracy[name] = float(classifier.score(held_out_features, [attribute(scene) for scene in held_out]))
     return accuracy
 

@@ -5,6 +5,7 @@ every answer is computed from the description and never from pixels. The handwri
 ``load_digits``; a scan belongs to one split only.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -32,7 +33,16 @@ LEANS = {"left": 20.0, "straight": 0.0, "right": -20.0}
 """Word -> degrees, counter-clockwise."""
 SIZES = {"small": (13, 15), "medium": (16, 18), "large": (20, 22)}
 """Word -> smallest and largest side, pixels."""
-GROUNDS = ("plain", "stripes", "checks", "dots")
+
+Pattern = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+"""(rows [48, 1], columns [1, 48], period) -> how much of the ground's contrast each pixel has, in [0, 1]."""
+PATTERNS: dict[str, Pattern] = {
+    "plain": lambda rows, columns, period: np.zeros((IMAGE_PX, IMAGE_PX)),
+    "stripes": lambda rows, columns, period: (rows + columns) % period < period // 2,
+    "checks": lambda rows, columns, period: (rows // (period // 2) + columns // (period // 2)) % 2,
+    "dots": lambda rows, columns, period: (rows % period < 2) & (columns % period < 2),
+}
+GROUNDS = tuple(PATTERNS)
 
 
 def cell_at(x: float, y: float) -> str:
@@ -136,47 +146,61 @@ def _has_room(x: float, y: float, px: int, placed: list[Digit]) -> bool:
     )
 
 
-def render(scene: Scene) -> np.ndarray:
+def ink_of_scan(digit: Digit) -> np.ndarray:
+    """The digit's handwriting, ``[8, 8]`` uint8."""
+    return load_scans()[0][digit.scan]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the words of a scene look like."""
+
+    colours: Mapping[str, tuple[int, int, int]]
+    grounds: Mapping[str, Pattern]
+    contrast: tuple[float, float] = (18.0, 34.0)
+    """Least and most by which a ground's pattern is brighter than the ground."""
+    ink: Callable[[Digit], np.ndarray] = ink_of_scan
+    """Digit -> a square of ink in 0..255, which is scaled to the digit's side."""
+
+
+USUAL = Look(colours=COLOURS, grounds=PATTERNS)
+"""Of every scene that the base, the tasks and train know."""
+
+
+def render(scene: Scene, look: Look = USUAL) -> np.ndarray:
     """The picture, ``[48, 48, 3]`` uint8."""
     rng = default_rng((*scene.seed, 1))
-    canvas = _ground(scene.ground, rng)
+    canvas = _ground(look.grounds[scene.ground], look.contrast, rng)
     for digit in scene.digits:
-        left, top, ink = _ink(digit)
+        left, top, ink = _tilted(look.ink(digit), digit)
         bottom, right = min(top + ink.shape[0], IMAGE_PX), min(left + ink.shape[1], IMAGE_PX)
         first_row, first_column = max(0, -top), max(0, -left)
         ink = ink[first_row : bottom - top, first_column : right - left, None]
         patch = canvas[top + first_row : bottom, left + first_column : right]
-        tint = np.asarray(COLOURS[digit.colour]) + rng.uniform(-10, 10, 3)
+        tint = np.asarray(look.colours[digit.colour]) + rng.uniform(-10, 10, 3)
         patch += ink * (tint - patch)
     canvas += rng.normal(0, 5, canvas.shape)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
-def _ink(digit: Digit) -> tuple[int, int, np.ndarray]:
+def _tilted(square: np.ndarray, digit: Digit) -> tuple[int, int, np.ndarray]:
     """Left and top pixel of the digit's tilted square, and how much ink covers each of its pixels, in [0, 1]."""
     side = int(digit.px * 1.3) + 2
     left, top = round(digit.x - side / 2), round(digit.y - side / 2)
-    scale, angle = 8 / digit.px, np.deg2rad(digit.angle)
+    scale, angle, half = len(square) / digit.px, np.deg2rad(digit.angle), len(square) / 2
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     x, y = digit.x - left, digit.y - top
-    to_scan = (cos, -sin, 4 - cos * x + sin * y, sin, cos, 4 - sin * x - cos * y)
-    scan = Image.fromarray(load_scans()[0][digit.scan])
-    tilted = scan.transform((side, side), Image.Transform.AFFINE, to_scan, Image.Resampling.BILINEAR)
+    to_square = (cos, -sin, half - cos * x + sin * y, sin, cos, half - sin * x - cos * y)
+    tilted = Image.fromarray(square).transform(
+        (side, side), Image.Transform.AFFINE, to_square, Image.Resampling.BILINEAR
+    )
     return left, top, np.minimum(np.asarray(tilted, dtype=np.float64) / 200, 1)
 
 
-def _ground(kind: str, rng: Generator) -> np.ndarray:
+def _ground(pattern: Pattern, contrast: tuple[float, float], rng: Generator) -> np.ndarray:
     """A dim textured ground, ``[48, 48, 3]`` in 0..255."""
-    base, contrast = rng.uniform(25, 80, 3), rng.uniform(18, 34)
+    base, brighter = rng.uniform(25, 80, 3), rng.uniform(*contrast)
     period = int(rng.integers(5, 9))
     rows, columns = np.ogrid[:IMAGE_PX, :IMAGE_PX]
     rows, columns = rows + int(rng.integers(period)), columns + int(rng.integers(period))
-    if kind == "stripes":
-        pattern = ((rows + columns) % period < period // 2) + 0 * rows
-    elif kind == "checks":
-        pattern = (rows // (period // 2) + columns // (period // 2)) % 2
-    elif kind == "dots":
-        pattern = (rows % period < 2) & (columns % period < 2)
-    else:
-        pattern = np.zeros((IMAGE_PX, IMAGE_PX))
-    return base + contrast * np.asarray(pattern, dtype=np.float64)[..., None]
+    return base + brighter * np.asarray(pattern(rows, columns, period), dtype=np.float64)[..., None]
