@@ -17,9 +17,21 @@ _SURFACE = {
     "plan": "yarbus.models.plan",
     "compare": "yarbus.studies.compare",
     "conflict": "yarbus.studies.conflict",
+    "interpolate": "yarbus.methods.wise_ft",
 }
 
-__all__ = ["attach", "compare", "conflict", "detach", "load", "load_adapter", "plan", "save", "save_adapter"]
+__all__ = [
+    "attach",
+    "compare",
+    "conflict",
+    "detach",
+    "interpolate",
+    "load",
+    "load_adapter",
+    "plan",
+    "save",
+    "save_adapter",
+]
 
 
 def __getattr__(name: str) -> Any:

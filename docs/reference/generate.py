@@ -282,7 +282,7 @@ def _argument_type(annotation: Any) -> str:
         return _argument_type(inner[0])
     if issubclass(annotation, enum.Enum):
         return " \\| ".join(f"`{word.value}`" for word in annotation)
-    return {str: "text", int: "integer", bool: "switch", Path: "path"}[annotation]
+    return {str: "text", int: "integer", float: "number", bool: "switch", Path: "path"}[annotation]
 
 
 def _said(default: Any) -> str:

@@ -1,5 +1,6 @@
 """A finished run as a model: at its end, and as it was after a step whose checkpoint was kept."""
 
+import json
 import shutil
 
 import pytest
@@ -94,3 +95,13 @@ def test_a_finished_run_whose_checkpoints_were_removed_is_told(copy):
     shutil.rmtree(copy / "stages")
     with pytest.raises(CheckpointError, match="no checkpoint of step 2"):
         load_checkpoint(copy, 2)
+
+
+def test_an_adapters_own_folder_is_put_on_the_base_that_it_names(run, tmp_path):
+    assert same(tensors(load_run(run / "adapter")), tensors(load_run(run)))
+    shutil.copytree(run / "adapter", tmp_path / "nameless")
+    description = json.loads((tmp_path / "nameless" / "adapter.json").read_text())
+    description["base"]["name"] = ""
+    (tmp_path / "nameless" / "adapter.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match="does not name its base"):
+        load_run(tmp_path / "nameless")

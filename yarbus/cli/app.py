@@ -10,6 +10,7 @@ from rich.console import Console
 from yarbus.cli.compare import compare
 from yarbus.cli.conflict import conflict
 from yarbus.cli.evaluate import evaluate
+from yarbus.cli.interpolate import interpolate
 from yarbus.cli.list import list_entries
 from yarbus.cli.plan import plan
 from yarbus.cli.quickstart import quickstart
@@ -24,6 +25,7 @@ VERBS = {
     "evaluate": evaluate,
     "compare": compare,
     "conflict": conflict,
+    "interpolate": interpolate,
     "report": report,
     "list": list_entries,
 }

@@ -11,8 +11,9 @@ from yarbus.cli.options import Json, print_json
 
 def show(folders: list[Path], json: bool) -> None:
     """The table of a comparison, or the advice of a study of conflict, on standard output."""
-    from yarbus.report.runs import is_conflict, read_comparison, read_conflict
+    from yarbus.report.runs import is_conflict, read_conflict
     from yarbus.report.summary import summarise
+    from yarbus.report.sweeps import read_all
     from yarbus.report.tables import conflict_table, terminal_table, to_json
 
     if len(folders) == 1 and is_conflict(folders[0]):
@@ -22,7 +23,7 @@ def show(folders: list[Path], json: bool) -> None:
         else:
             Console().print(conflict_table(record))
         return
-    comparison = read_comparison(folders)
+    comparison, _ = read_all(folders)
     summary = summarise(comparison)
     if json:
         print_json(to_json(comparison, summary))

@@ -16,6 +16,7 @@ from yarbus.report.costs import Cost, costs_of
 from yarbus.report.dots import difference_parts
 from yarbus.report.estimates import number
 from yarbus.report.figure import Origin, show
+from yarbus.report.forgetting import Forgetting, forgetting_from, forgetting_of, plain
 from yarbus.report.intervals import Difference
 from yarbus.report.look import Look
 from yarbus.report.made import machine_of
@@ -23,6 +24,7 @@ from yarbus.report.markup import Markup, join, tag
 from yarbus.report.runs import Comparison, Row, read_comparison
 from yarbus.report.scores import score_table
 from yarbus.report.summary import Summary, summarise
+from yarbus.report.sweeps import sweeps_in
 
 FILE = "digest.json"
 
@@ -45,6 +47,8 @@ class Digest:
     costs: list[Cost]
     """Empty in records older than them."""
     alignment: Row
+    forgetting: Forgetting | None
+    """None where there were no tasks of both kinds, and in records older than it."""
 
 
 def _steps(comparison: Comparison) -> dict[str, int]:
@@ -80,6 +84,7 @@ def digest_of(comparison: Comparison) -> dict[str, Any]:
         "summary": asdict(summarise(comparison)),
         "costs": [asdict(one) for one in costs_of(comparison)],
         "alignment": comparison.alignment,
+        "forgetting": plain(forgetting_of(comparison, sweeps_in(comparison.folder))),
     }
 
 
@@ -116,6 +121,7 @@ def digest_from(record: Row, where: Path) -> Digest:
             summary=_summary(record["summary"]),
             costs=[Cost(**one) for one in record.get("costs") or []],
             alignment=record.get("alignment") or {},
+            forgetting=forgetting_from(record.get("forgetting") or {}, where),
         )
     except (KeyError, TypeError, AttributeError) as error:
         why, fix = f"no digest: {type(error).__name__} {error}", "write it again with digest_of"

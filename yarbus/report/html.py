@@ -1,5 +1,6 @@
 """One self-contained HTML file from the records of a run, a comparison or a diagnosis of conflict."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from yarbus.core.records import make_folder, write_text
@@ -21,13 +22,16 @@ from yarbus.report.diagnosis import diagnosis_sections, is_about_runs, missing_d
 from yarbus.report.digest import Digest, beside, read_digest, stored_digest
 from yarbus.report.document import Section, document, header
 from yarbus.report.figure import Origin, show, show_all
+from yarbus.report.forgetting import Forgetting, forgetting_of
+from yarbus.report.forgetting_panel import forgetting_figure, forgetting_table
 from yarbus.report.gallery import gallery
 from yarbus.report.look import Look
 from yarbus.report.made import made, place_of
 from yarbus.report.markup import Markup, join, tag
-from yarbus.report.runs import Comparison, Row, find_folder, is_conflict, read_comparison, read_conflict
+from yarbus.report.runs import Comparison, Row, find_folder, is_conflict, read_conflict
 from yarbus.report.scores import other_metrics, score_table
 from yarbus.report.summary import Summary, summarise
+from yarbus.report.sweeps import Sweep, read_all
 from yarbus.report.thumbnails import Album
 
 STATISTICS = (
@@ -115,21 +119,30 @@ def _statistics(summary: Summary, alignment: Row) -> list[str]:
     return [STATISTICS, *([P_VALUES] if has_p else []), *filter(None, [checked(alignment)])]
 
 
-def page(comparison: Comparison) -> str:
-    """The whole document of runs or a comparison."""
+def _forgetting(found: Forgetting | None, look: Look, origin: Origin) -> Section:
+    """Classification over instructions, where tasks of both kinds were asked."""
+    figures = [] if found is None else [forgetting_figure(found, look), forgetting_table(found, look)]
+    return Section(title="Gained and forgotten", content=show_all(figures, origin))
+
+
+def page(comparison: Comparison, sweeps: Sequence[Sweep] = ()) -> str:
+    """The whole document of runs or a comparison, with the curves of sweeps between them."""
     summary, drawn = summarise(comparison), curves(comparison)
     kept = None if summary.lines else stored_digest(comparison.folder)
     summary = summary if kept is None else kept.summary
     costs = costs_of(comparison) if kept is None else kept.costs
     alignment = comparison.alignment if kept is None else kept.alignment
+    forgetting = forgetting_of(comparison, sweeps) if kept is None else kept.forgetting
     study, missing = _study_beside(comparison)
-    look = Look(list(dict.fromkeys([*comparison.variants, *(study.variants if study else [])])))
+    drawn_curves = forgetting.curves if forgetting is not None else {}
+    look = Look(list(dict.fromkeys([*comparison.variants, *(study.variants if study else []), *drawn_curves])))
     origin = Origin(name=comparison.name, command=_command(comparison))
     album = Album(comparison.folder)
     training = [curve_figure(stage, some, look) for stage, some in drawn.items()]
     replies = tag("p", "This folder holds the numbers of a study without its replies.", class_="quiet")
     sections = [
         Section(title="Scores", content=_scores(comparison, summary, look, origin)),
+        _forgetting(forgetting, look, origin),
         *comparing_sections(summary, comparison.variants, costs, look, origin),
         _conflict(comparison),
         *diagnosis_sections(comparison.runs, look, origin, album),
@@ -162,14 +175,15 @@ def page(comparison: Comparison) -> str:
 def write_report(folder: Path | list[Path], output: Path | None = None) -> Path:
     """Writes ``report/index.html`` into the folder of a run, comparison or diagnosis and returns its path.
 
-    Several folders are shown side by side, in a ``report`` folder beside the first one.
+    Several folders are shown side by side, in a ``report`` folder beside the first one; sweeps among them, or in the
+    folder of a comparison, are curves of the forgetting panel.
     """
     alone = folder[0] if isinstance(folder, list) and len(folder) == 1 else folder
     if isinstance(alone, Path) and is_conflict(alone):
         place, text = alone, conflict_page(read_conflict(alone))
     else:
-        comparison = read_comparison(folder)
-        place, text = comparison.folder, page(comparison)
+        comparison, sweeps = read_all(folder)
+        place, text = comparison.folder, page(comparison, sweeps)
     path = output or place / "report" / "index.html"
     make_folder(path.parent)
     write_text(path, text)

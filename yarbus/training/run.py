@@ -8,6 +8,7 @@ from torch import nn
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.plugins import resolve
 from yarbus.core.recipe import load_recipe
+from yarbus.core.records import read_record
 from yarbus.methods.assemble import load, load_adapter
 from yarbus.models.attachment import load_adapter_tensors
 from yarbus.models.load import load_base
@@ -41,7 +42,9 @@ def load_checkpoint(run: str | Path, step: int) -> tuple[nn.Module, Any]:
 
 
 def load_run(source: str | Path) -> tuple[nn.Module, Any]:
-    """The model and processor of a finished run's folder, a full model's folder, or a base by name.
+    """The model and processor of a finished run's folder, an adapter's, a full model's, or a base by name.
+
+    An adapter's own folder is put on the base that it names.
 
     Raises ``CheckpointError`` for a run that has not finished.
     """
@@ -58,6 +61,13 @@ def load_run(source: str | Path) -> tuple[nn.Module, Any]:
             )
         model, processor = load_base(load_recipe(folder / "recipe.yaml").model.base)
         return load_adapter(model, processor, folder / "adapter")
+    if (folder / "adapter.json").is_file():
+        base = read_record(folder / "adapter.json").get("base") or {}
+        if not base.get("name"):
+            fix = "load the base, then the adapter with yarbus.load_adapter"
+            raise CheckpointError("the adapter does not name its base", where=folder, fix=fix)
+        model, processor = load_base(base["name"])
+        return load_adapter(model, processor, folder)
     if (folder / "config.json").is_file():
         return load(folder)
     return load_base(str(source))

@@ -1,0 +1,119 @@
+"""TRL's SFTTrainer trains a head, and what it is told never holds the answer."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import PrinterCallback
+
+import yarbus
+from tests import tiny
+from yarbus.methods import CARPE
+from yarbus.models.attachment import parameter_groups
+from yarbus.training.guarded import Guarded
+
+datasets = pytest.importorskip("datasets")
+pytest.importorskip("trl", reason="trl is not installed: pip install 'yarbus[trl]'")
+
+from trl import SFTConfig, SFTTrainer  # noqa: E402 - only where it is installed
+
+QUESTIONS = ("what digit is red ?", "where is the blue one ?", "which colour is the digit ?", "is there a digit ?")
+ANSWER = "five"
+"""A word of no question."""
+
+
+def conversations(pictures: list) -> Any:
+    """Whole conversations, the second of two turns."""
+    rows = []
+    for number, question in enumerate(QUESTIONS):
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": ANSWER}]
+        if number == 1:
+            turns += [{"role": "user", "content": QUESTIONS[3]}, {"role": "assistant", "content": ANSWER}]
+        rows.append({"images": [pictures[number]], "messages": turns})
+    return datasets.Dataset.from_list(rows)
+
+
+def prompts(pictures: list) -> Any:
+    """Prompts and their completions; one has no picture."""
+    return datasets.Dataset.from_list(
+        [
+            {
+                "images": [pictures[number]] if number else [],
+                "prompt": [{"role": "user", "content": question}],
+                "completion": [{"role": "assistant", "content": ANSWER}],
+            }
+            for number, question in enumerate(QUESTIONS)
+        ]
+    )
+
+
+def attached() -> tuple[Any, Any]:
+    model, processor = tiny.llava()
+    torch.manual_seed(1)
+    return yarbus.attach(model, processor, projector="full", head=CARPE())
+
+
+def trainer_of(model: Any, processor: Any, data: Any, folder: Any, kind: Any = SFTTrainer, **settings: Any) -> Any:
+    """Three steps over two micro-batches of two rows each."""
+    mine = {name: settings.pop(name) for name in ("learning_rates", "compute_loss_func") if name in settings}
+    arguments = SFTConfig(
+        output_dir=str(folder), max_steps=3, per_device_train_batch_size=2, gradient_accumulation_steps=2, use_cpu=True,
+        bf16=False, gradient_checkpointing=False, learning_rate=1e-2, lr_scheduler_type="constant", max_length=None,
+        logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, **settings,
+    )  # fmt: skip
+    trainer = kind(model=model, args=arguments, train_dataset=data, processing_class=processor, **mine)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def losses(trainer: Any) -> list[float]:
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+@pytest.mark.parametrize("data", [conversations, prompts])
+def test_every_tensor_of_the_head_trains_and_no_answer_is_told(data, pictures, tmp_path):
+    model, processor = attached()
+    groups = parameter_groups(model)
+    assert set(groups) == {"head", "router", "projector"}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    told = []
+
+    def listen(module, args, kwargs):
+        told.append((kwargs["input_ids"], kwargs.get("context_prompt_ids")))
+
+    handle = model.base_model.register_forward_pre_hook(listen, with_kwargs=True, prepend=True)
+    trainer_of(model, processor, data(pictures), tmp_path).train()
+    handle.remove()
+    assert len(told) == 6
+    for ids, prompt in told:
+        whole, said = (processor.tokenizer.batch_decode(rows) for rows in (ids, prompt))
+        assert all(ANSWER in row for row in whole) and not any(ANSWER in row for row in said)
+        for row, words in zip(whole, said, strict=True):
+            asked = [question for question in QUESTIONS if question in row]
+            assert asked and all(question in words for question in asked)
+    trained = {name for group in groups.values() for name in group}
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == trained
+
+
+def full_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+    """Of all logits at once, as the library computes it."""
+    logits, wanted = outputs.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize("data", [conversations, prompts])
+def test_the_fused_loss_is_the_loss_of_all_logits(data, pictures, tmp_path):
+    """TRL 1.16 always fuses the lm_head for ``nll``; a loss of the user's own gets the logits of the model's forward."""
+    found = []
+    for number, settings in enumerate(({"loss_type": "nll"}, {"compute_loss_func": full_loss})):
+        trainer = trainer_of(*attached(), data(pictures), tmp_path / str(number), **settings)
+        trainer.train()
+        found.append(losses(trainer))
+    assert len(found[0]) == 3 and found[0][-1] < found[0][0]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_weights_stand_still_while_their_rate_is_frozen_under_trl_too(pictures, tmp_path):
+    class GuardedSFT(Guarded, SFTTrainer):
+        pass
