@@ -17,6 +17,7 @@ quickstart: $(INSTALLED)
 study: $(INSTALLED)
 	$(BIN)/python -m results.study
 	$(BIN)/python -m results.methods
+	$(BIN)/python -m results.heads
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile

@@ -10,19 +10,16 @@ committed; a run that two parts need is made once.
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from results import bases
 from results.keeping import commit
+from results.parts import WHOLE, Changes, Entry, Part, keep, with_variants
 from yarbus.core.recipe import Recipe, load_recipe
-from yarbus.core.records import make_folder, read_record, write_json, write_text
-from yarbus.report.digest import digest_of
-from yarbus.report.html import page
-from yarbus.report.runs import read_comparison
-from yarbus.report.summary import contrast
+from yarbus.core.records import read_record, write_json
 
 HERE = Path(__file__).parent / "methods"
 WORK = Path("comparisons") / "methods"
@@ -30,7 +27,6 @@ COMMAND = "make study"
 VALIDATION = [f"file:tinyworld:validation/{task}.json" for task in ("read", "exist", "locate", "size", "lean")]
 SELECTION = {"stages.instruct.steps": 150, "record": {}}
 """Rates are chosen in half of the steps."""
-SEEDS = 3
 RATE = "stages.instruct.learning_rate"
 VISION, PROJECTOR = "stages.instruct.train.vision", "stages.instruct.train.projector"
 COVFT = {"method": "covft", "num_experts": 4, "context_dim": 64, "expert_jitter": 1e-2}
@@ -38,20 +34,8 @@ ROUTER = 0.5
 """Rate of the router relative to the eyes': at twice it its softmax saturates here (the first study)."""
 COMMON = (2.5e-4, 5e-4, 1e-3, 2e-3)
 """Rates that the official policy tries for everything at once, with the tower frozen and with all of it trained."""
-WHOLE, SMALL, PROMPTS = (2.5e-4, 5e-4, 1e-3, 2e-3), (1e-3, 2e-3, 4e-3, 8e-3), (2e-3, 5e-3, 1.25e-2, 3e-2)
-"""Rates that a method tries for what it trains in the eyes: whole tensors, few or small ones, prompts."""
-
-Changes = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One variant: what it changes, and which rates it tries."""
-
-    changes: Changes
-    tries: tuple[float, ...] = WHOLE
-    like: str | None = None
-    """The variant whose chosen rates it takes over, where it chooses none of its own."""
+SMALL, PROMPTS = (1e-3, 2e-3, 4e-3, 8e-3), (2e-3, 5e-3, 1.25e-2, 3e-2)
+"""Rates that a method tries for what it trains in the eyes: few or small tensors, prompts. The rest tries ``WHOLE``."""
 
 
 def covft(**options: Any) -> Changes:
@@ -110,30 +94,6 @@ ENTRIES["large-frozen"] = Entry(changes={VISION: "frozen", "model.base": str(BAS
 ENTRIES["lora-large"] = Entry(changes={VISION: {"method": "lora", "rank": LARGE, "alpha": 2.0 * LARGE}}, like="lora")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One comparison of the study."""
-
-    name: str
-    asks: str
-    variants: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...] = ()
-    """Reference and variant of differences besides those to frozen and full."""
-    policy: str = "tuned"
-    seeds: int = SEEDS
-    differs: tuple[str, ...] = ()
-    """What differs besides the method."""
-    tasks: tuple[str, ...] = ()
-    """Kinds of tasks that share one volume evenly; empty is the study's own mixture."""
-    base: str | None = None
-    """Another base than the shipped one."""
-
-    @property
-    def has_own_runs(self) -> bool:
-        """Whether none of its runs can be another part's."""
-        return bool(self.tasks or self.base)
-
-
 METHODS = (
     "frozen", "full", "bitfit", "layernorm", "lora", "lora-unfrozen", "vpt", "vpt-normal", "svpt", "qavit", "qmoe",
     "covft",
@@ -186,13 +146,6 @@ def common(rate: float) -> Changes:
     return {f"{RATE}.{group}": rate for group in ("vision", "vision_new", "router", "projector", "language")}
 
 
-def with_variants(recipe: Recipe, variants: Mapping[str, Changes], differs: tuple[str, ...] = ()) -> Recipe:
-    """The study's recipe comparing these variants."""
-    values = recipe.resolved()
-    compare = {"variants": {name: dict(changes) for name, changes in variants.items()}, "differs": list(differs)}
-    return load_recipe({**values, "compare": compare})
-
-
 def choose(recipe: Recipe, work: Path, jobs: int | None) -> None:
     """Both policies' rates, on validation questions and a seed of their own: ``rates.json``."""
     from yarbus.studies.rates import choose_rates
@@ -231,26 +184,6 @@ def variants_of(part: Part, rates: Mapping[str, Any]) -> dict[str, Changes]:
     return found
 
 
-def keep(part: Part, folder: Path) -> None:
-    """Puts a part under ``results/methods``: its numbers, the differences it asks for, its page."""
-    comparison = replace(read_comparison(folder), name=f"methods: {part.asks}")
-    answered = {(run.variant, run.seed) for run in comparison.runs if run.evaluations}
-    first = comparison.seeds[0]
-    planned = [(seed, name) for seed in range(first, first + part.seeds) for name in part.variants]
-    found = [contrast(comparison, *pair) for pair in part.pairs if set(pair) <= {name for name, _ in answered}]
-    record = {
-        **digest_of(comparison),
-        "asks": part.asks,
-        "policy": part.policy,
-        "contrasts": [asdict(one) for one in found if one is not None],
-        "not_run": [f"{name}, seed {seed}" for seed, name in planned if (name, seed) not in answered],
-    }
-    make_folder(HERE / part.name)
-    write_json(HERE / part.name / "digest.json", record)
-    write_json(HERE / part.name / "comparison.json", read_record(folder / "comparison.json"))
-    write_text(HERE / part.name / "index.html", page(comparison))
-
-
 def recipe_of(part: Part, recipe: Recipe) -> Recipe:
     """The study's recipe with the part's data."""
     if part.base is not None:
@@ -275,7 +208,7 @@ def run(part: Part, recipe: Recipe, work: Path, jobs: int | None) -> None:
     folder = work / (part.name if part.has_own_runs else part.policy)
     for seeds in range(1, part.seeds + 1):  # an interrupted part has whole comparisons
         compare(chosen, seeds=seeds, folder=folder, jobs=jobs, command=COMMAND)
-        keep(part, folder)
+        keep(part, folder, HERE / part.name)
 
 
 def show_plan() -> None:

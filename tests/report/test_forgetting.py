@@ -1,5 +1,7 @@
 """Who gained in classification, who forgot instructions: the numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.report.panel import CLASSES, INSTRUCTIONS, MODELS, write_panel, write_sweep
@@ -8,7 +10,7 @@ from yarbus.core.errors import CheckpointError
 from yarbus.core.records import read_json, write_json
 from yarbus.report.digest import digest_from, digest_of
 from yarbus.report.forgetting import forgetting_from, forgetting_of, is_classification, plain
-from yarbus.report.runs import read_comparison
+from yarbus.report.runs import read_comparison, read_run
 from yarbus.report.sweeps import read_all, read_sweep
 
 
@@ -67,6 +69,9 @@ def test_without_a_base_the_curve_or_frozen_or_the_first_is_it(tmp_path):
     assert forgetting_of(*read_all(write_panel(tmp_path / "b", (0,), sweeps=False, models=tuned))).base == "finetune"
     write_sweep(tmp_path / "b" / "curve", tmp_path / "b" / "pictures", 0, kind="adapter")
     assert forgetting_of(*read_all(tmp_path / "b")).base == "finetune"
+    # The run that all variants began from is a base as well, adapter or not.
+    shared = replace(read_comparison(tmp_path / "b"), shared=[read_run(tmp_path / "somewhere" / "base")])
+    assert forgetting_of(shared, [read_sweep(tmp_path / "b" / "curve")]).base == "curve at 0"
     frozen = {"full": (0.1, 0.1), "frozen": (0.0, 0.0)}
     assert forgetting_of(*read_all(write_panel(tmp_path / "c", (0,), sweeps=False, models=frozen))).base == "frozen"
 

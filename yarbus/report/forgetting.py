@@ -108,13 +108,17 @@ def _point(name: str, alpha: float | None, answers: Answers, tasks: dict[str, li
     )
 
 
-def _base_of(answers: Mapping[str, Answers], variants: Sequence[str], sweeps: Sequence[Sweep]) -> str:
-    """``base``, or the model that a curve begins with, or ``frozen``, or the first of what there is."""
+def _base_of(
+    comparison: Comparison, answers: Mapping[str, Answers], variants: Sequence[str], sweeps: Sequence[Sweep]
+) -> str:
+    """``base``, or what a curve begins with if all variants began there too, or ``frozen``, or the first there is."""
+    starts = {run.folder.name for run in comparison.shared}
     if BASE in variants:
         return BASE
     for sweep in sweeps:
         first = next(iter(sweep.runs.items()), None)
-        if sweep.begins_with_base and first is not None and first[0] == 0 and first[1].variant in answers:
+        begins = sweep.begins_with_base or Path(sweep.models[0]).name in starts
+        if begins and first is not None and first[0] == 0 and first[1].variant in answers:
             return first[1].variant
     return [*references_of(variants), *answers][0]
 
@@ -146,7 +150,7 @@ def forgetting_of(comparison: Comparison, sweeps: Sequence[Sweep]) -> Forgetting
         return None
     whole = {name: some for name, some in answers.items() if shared <= asked[name]}
     variants = [name for name in whole if name not in blends]
-    base = _base_of(whole, variants, sweeps)
+    base = _base_of(comparison, whole, variants, sweeps)
     points = {
         name: _point(name, blends[name][1] if name in blends else None, some, tasks, whole[base])
         for name, some in whole.items()

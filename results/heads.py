@@ -1,0 +1,156 @@
+"""The third study, resumable: does a weight that depends on the question raise classification? ``make study`` ends here.
+
+All variants begin with one model that was tuned on instructions alone, and train on one row of classification to seven
+of instructions. Every variant that trains other tensors than ``carpe`` tries as many rates as it, on validation
+questions; controls that train the same take its own. The curve between the model at the beginning and the projector
+tuned on pictures alone (WiSE-FT) needs no training. The out-of-distribution set is asked once, in the end.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from results.keeping import commit
+from results.parts import Changes, Entry, Part, keep, with_variants
+from yarbus.core.recipe import Recipe, load_recipe
+from yarbus.core.records import read_record, write_json
+from yarbus.studies.work import shared_start
+
+HERE = Path(__file__).parent / "heads"
+WORK = Path("comparisons") / "heads"
+COMMAND = "make study"
+INSTRUCTIONS = ("read", "locate", "exist", "colour", "caption", "size", "lean")
+VALIDATION = [f"file:tinyworld:validation/{task}.json" for task in (*INSTRUCTIONS, "classify", "classify-closed")]
+SELECTION = {"stages.mixed.steps": 125}
+"""Rates are chosen in half of the steps."""
+TRAIN, RATE, DATA = "stages.mixed.train", "stages.mixed.learning_rate", "stages.mixed.data"
+BESIDE = 0.25
+"""Rate of the projector relative to what trains beside it; CARPE's own is a tenth, for a projector of 21 M."""
+PICTURES = [{"source": "llava", "path": "tinyworld:train/classify.json"}]
+WORDS = [{"source": "llava", "path": "tinyworld:train/train.json"}]
+COVFT = {"method": "covft", "num_experts": 4, "context_dim": 64, "expert_jitter": 1e-2}
+
+
+def carpe(**options: Any) -> dict[str, Any]:
+    """CARPE, with queries that begin as the identity."""
+    return {"method": "carpe", "queries": "final_prenorm", **options}
+
+
+def head(**options: Any) -> Changes:
+    """The head of the mixed stage."""
+    return {f"{TRAIN}.head": carpe(**options)}
+
+
+ENTRIES: dict[str, Entry] = {
+    "projector": Entry(changes={}),
+    "pictures-alone": Entry(changes={DATA: PICTURES}, like="projector"),
+    "language": Entry(changes={f"{TRAIN}.language": "full"}),
+    "head-alone": Entry(changes=head(weighting="fixed", vision_weight=0.0)),
+    "carpe": Entry(changes=head()),
+    "carpe-paper": Entry(changes=head(queries="second_last"), like="carpe"),
+    "scalar": Entry(changes=head(weighting="scalar")),
+    "fixed-0.5": Entry(changes=head(weighting="fixed", vision_weight=0.5), like="carpe"),
+    "joint": Entry(changes=head(context_pass="joint"), like="carpe"),
+    "blind": Entry(changes=head(cross_attention=False), like="carpe"),
+    "adapted": Entry(changes=head(features="adapted"), like="carpe"),
+    "lm-head-kept": Entry(changes=head(train_lm_head=False), like="carpe"),
+    "no-pictures": Entry(changes={**head(), DATA: WORDS}, like="carpe"),
+    "levi": Entry(changes={f"{TRAIN}.head": {"method": "levi"}}),
+    "covft": Entry(changes={f"{TRAIN}.vision": COVFT}),
+    "covft-carpe": Entry(changes={f"{TRAIN}.vision": COVFT, **head()}),
+}
+PART = Part(
+    name="mixed",
+    asks="what raises classification, and what it costs elsewhere",
+    variants=tuple(ENTRIES),
+    pairs=(
+        ("projector", "carpe"), ("head-alone", "carpe"), ("scalar", "carpe"), ("fixed-0.5", "carpe"),
+        ("blind", "carpe"), ("joint", "carpe"), ("levi", "carpe"), ("covft", "covft-carpe"), ("projector", "covft"),
+    ),
+    differs=(DATA,),
+)  # fmt: skip
+CURVE = "wise-ft"
+MINUTES = 2.5
+"""Of one core for a run of this study; measured with the first seed."""
+
+
+def rates_of(entry: Entry, rate: float) -> Changes:
+    """The tried rate is that of what trains beside the projector, and the projector's own where nothing does."""
+    alone = entry is ENTRIES["projector"]
+    groups = ("head", "vision", "vision_new", "language")
+    # The question's weight begins to move in the second half, as the paper has it; the eyes' router cannot wait.
+    has_eyes = f"{TRAIN}.vision" in entry.changes
+    router: Any = rate / 2 if has_eyes else {"peak": rate, "frozen_fraction": 0.5}
+    return {
+        f"{RATE}.projector": rate if alone else rate * BESIDE,
+        **({} if alone else {**{f"{RATE}.{group}": rate for group in groups}, f"{RATE}.router": router}),
+    }
+
+
+def choose(recipe: Recipe, work: Path, jobs: int | None) -> None:
+    """The rates of every variant that has tensors of its own, on validation questions and a seed of their own."""
+    from yarbus.studies.rates import choose_rates
+
+    own = {name: entry for name, entry in ENTRIES.items() if entry.like is None}
+    tried = choose_rates(
+        with_variants(recipe, {name: entry.changes for name, entry in own.items()}),
+        {name: [{**SELECTION, **rates_of(entry, rate)} for rate in entry.tries] for name, entry in own.items()},
+        benchmarks=VALIDATION, folder=work / "rates", jobs=jobs, command=COMMAND,
+    )  # fmt: skip
+    write_json(HERE / "rates.json", tried)
+
+
+def variants_of(rates: dict[str, Any]) -> dict[str, Changes]:
+    """All variants at their chosen rates."""
+    found = {}
+    for name, entry in ENTRIES.items():
+        chosen = rates["variants"][entry.like or name]["chosen"]
+        found[name] = {**entry.changes, **{key: rate for key, rate in chosen.items() if RATE in key}}
+    return found
+
+
+def run(recipe: Recipe, work: Path, jobs: int | None) -> None:
+    """Trains and evaluates what is missing, seed by seed, draws the curve, and keeps what there is."""
+    from yarbus.studies.compare import compare
+    from yarbus.studies.sweep import sweep
+
+    chosen = with_variants(recipe, variants_of(read_record(HERE / "rates.json")), PART.differs)
+    folder, start = work / PART.name, shared_start(chosen, work / PART.name)
+    assert start is not None
+    for seed in range(recipe.seed, recipe.seed + PART.seeds):  # an interrupted study has whole seeds
+        compare(chosen, seeds=seed - recipe.seed + 1, folder=folder, jobs=jobs, command=COMMAND)
+        tuned = folder / f"pictures-alone-seed{seed}"
+        sweep(start.run, tuned, recipe.evaluation, folder=folder / f"{CURVE}-seed{seed}", batch=64, command=COMMAND)
+        keep(PART, folder, HERE / PART.name)
+
+
+def show_plan() -> None:
+    """Prints the runs with their minutes; runs of half the steps count half."""
+    tries = sum(len(entry.tries) for entry in ENTRIES.values() if entry.like is None)
+    runs, blends = PART.seeds * len(PART.variants), PART.seeds * 11
+    for name, count, minutes in (
+        ("rates", tries, tries * MINUTES / 2), ("mixed", runs, runs * MINUTES), ("curve", blends, blends * MINUTES / 4),
+    ):  # fmt: skip
+        print(f"{name:<12}{count:>5} runs{minutes:>7.0f} minutes of one core")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=None, help="runs at a time, one thread each")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
+    parser.add_argument("--plan", action="store_true", help="print the planned runs and leave")
+    parser.add_argument("--no-commit", action="store_true", help="leave committing to you")
+    arguments = parser.parse_args()
+    if arguments.plan:
+        show_plan()
+        return
+    recipe = load_recipe(HERE / "recipe.yaml")
+    choose(recipe, arguments.work, arguments.jobs)
+    commit("Choose the rates of the study of heads on the validation split", [HERE], not arguments.no_commit)
+    run(recipe, arguments.work, arguments.jobs)
+    commit(f"Run the study of heads: {PART.asks}", [HERE], not arguments.no_commit)
+
+
+if __name__ == "__main__":
+    main()

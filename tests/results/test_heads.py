@@ -1,0 +1,63 @@
+"""The study of heads: equal effort, no test question before the comparison, nothing planned that cannot run."""
+
+import pytest
+
+from results import heads as study
+from yarbus.core.recipe import load_recipe, variant
+from yarbus.studies.alignment import check_recipes
+from yarbus.studies.work import shared_start
+from yarbus.training.planning import plan_recipe
+
+RATES = {
+    "variants": {
+        name: {"chosen": {**study.SELECTION, **study.rates_of(entry, entry.tries[0])}}
+        for name, entry in study.ENTRIES.items()
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe(study.HERE / "recipe.yaml")
+
+
+@pytest.fixture(scope="module")
+def chosen(recipe):
+    return study.with_variants(recipe, study.variants_of(RATES), study.PART.differs)
+
+
+def test_every_variant_that_chooses_rates_tries_equally_many():
+    assert len({len(entry.tries) for entry in study.ENTRIES.values() if entry.like is None}) == 1
+    assert {entry.like for entry in study.ENTRIES.values()} - {None} <= study.ENTRIES.keys()
+
+
+def test_rates_never_see_a_question_that_is_reported_nor_a_shifted_picture(recipe):
+    assert not set(study.VALIDATION) & set(recipe.evaluation)
+    assert not any("ood" in name for name in study.VALIDATION)
+
+
+def test_all_variants_begin_with_one_model_and_can_be_trained(chosen, tmp_path):
+    check_recipes(chosen)
+    starts = {shared_start(variant(chosen, name), tmp_path).label for name in study.ENTRIES}
+    assert len(starts) == 1
+    for name in study.ENTRIES:
+        for stage in plan_recipe(variant(chosen, name)):
+            assert stage.plan.total("trained") > 0
+    assert {name for pair in study.PART.pairs for name in pair} <= set(study.ENTRIES)
+
+
+def test_the_weight_of_a_question_waits_for_the_second_half_and_the_eyes_router_does_not(chosen):
+    rate = {name: variant(chosen, name).stages["mixed"].rates.get("router") for name in study.ENTRIES}
+    assert rate["carpe"].frozen_fraction == rate["scalar"].frozen_fraction == 0.5
+    assert rate["covft"].frozen_fraction == rate["covft-carpe"].frozen_fraction == 0 and rate["projector"] is None
+
+
+def test_one_row_in_eight_is_a_picture_to_classify(recipe):
+    shares = [entry.share for entry in recipe.stages["mixed"].data]
+    assert shares == [None, 0.125]
+
+
+def test_the_plan_is_printed(capsys):
+    study.show_plan()
+    lines = {line.split()[0]: int(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
+    assert lines == {"rates": 32, "mixed": 48, "curve": 33}
