@@ -1,4 +1,4 @@
-"""The third study, resumable: does a weight that depends on the question raise classification? ``make study`` ends here.
+"""The third study, resumable: does a weight that depends on the question raise classification? ``make study`` ends so.
 
 All variants begin with one model that was tuned on instructions alone, and train on one row of classification to seven
 of instructions. Every variant that trains other tensors than ``carpe`` tries as many rates as it, on validation
