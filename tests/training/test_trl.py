@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 import yarbus
 from tests import tiny
+from yarbus.core.sections import GroupRate
 from yarbus.methods import CARPE
 from yarbus.models.attachment import parameter_groups
 from yarbus.training.guarded import Guarded
@@ -54,12 +55,13 @@ def attached() -> tuple[Any, Any]:
 
 
 def trainer_of(model: Any, processor: Any, data: Any, folder: Any, kind: Any = SFTTrainer, **settings: Any) -> Any:
-    """Three steps over two micro-batches of two rows each."""
+    """Three steps over two micro-batches of two rows each; TRL checkpoints activations unless told otherwise."""
     mine = {name: settings.pop(name) for name in ("learning_rates", "compute_loss_func") if name in settings}
+    steps = settings.pop("max_steps", 3)
     arguments = SFTConfig(
-        output_dir=str(folder), max_steps=3, per_device_train_batch_size=2, gradient_accumulation_steps=2, use_cpu=True,
-        bf16=False, gradient_checkpointing=False, learning_rate=1e-2, lr_scheduler_type="constant", max_length=None,
-        logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, **settings,
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        use_cpu=True, bf16=False, learning_rate=1e-2, lr_scheduler_type="constant", max_length=None, logging_steps=1,
+        save_strategy="no", report_to="none", disable_tqdm=True, **settings,
     )  # fmt: skip
     trainer = kind(model=model, args=arguments, train_dataset=data, processing_class=processor, **mine)
     trainer.remove_callback(PrinterCallback)
@@ -104,16 +106,31 @@ def full_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
 
 @pytest.mark.parametrize("data", [conversations, prompts])
 def test_the_fused_loss_is_the_loss_of_all_logits(data, pictures, tmp_path):
-    """TRL 1.16 always fuses the lm_head for ``nll``; a loss of the user's own gets the logits of the model's forward."""
+    """TRL 1.16 fuses the lm_head for ``nll``; ``chunked_nll`` is its old name. A loss of one's own gets all logits."""
     found = []
-    for number, settings in enumerate(({"loss_type": "nll"}, {"compute_loss_func": full_loss})):
+    ways = ({"loss_type": "nll"}, {"loss_type": "chunked_nll"}, {"compute_loss_func": full_loss})
+    for number, settings in enumerate(ways):
         trainer = trainer_of(*attached(), data(pictures), tmp_path / str(number), **settings)
         trainer.train()
         found.append(losses(trainer))
     assert len(found[0]) == 3 and found[0][-1] < found[0][0]
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0] == found[1] == pytest.approx(found[2], rel=1e-5)
 
 
-def test_weights_stand_still_while_their_rate_is_frozen_under_trl_too(pictures, tmp_path):
+def test_a_guarded_trainer_of_trl_freezes_the_weights_for_its_share_of_the_steps(pictures, tmp_path):
     class GuardedSFT(Guarded, SFTTrainer):
         pass
+
+    model, processor = attached()
+    router = parameter_groups(model)["router"]
+    before, moved = {name: parameter.detach().clone() for name, parameter in router.items()}, []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            moved.append({name for name, parameter in router.items() if not torch.equal(parameter, before[name])})
+
+    rates = {"projector": 1e-2, "head": 1e-2, "router": GroupRate(peak=1e-2, frozen_fraction=0.5)}
+    trainer = trainer_of(model, processor, prompts(pictures), tmp_path, GuardedSFT, learning_rates=rates, max_steps=4)
+    trainer.add_callback(Look())
+    trainer.train()
+    assert not moved[0] and not moved[1] and moved[3] == set(router)

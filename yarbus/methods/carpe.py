@@ -49,7 +49,7 @@ class CarpeHead(Head):
     """Raw-feature adapter, integrator, context prompt and context encoder."""
 
     def __init__(self, method: "CARPE", slot: ContextSlot, vlm: VLM) -> None:
-        super().__init__(slot, vlm)
+        super().__init__(slot, vlm, method.train_lm_head)
         self.method = method
         self.add_integrator(vlm, method.num_heads, method.mlp_ratio, method.cross_attention)
         dim = vlm.language_dim
@@ -69,11 +69,11 @@ class CarpeHead(Head):
                 )
             if method.weighting == "context":
                 self.prompt = ContextPrompt(vlm.model.get_input_embeddings())
-                self.context_encoder = nn.Linear(dim, 2)
+                self.context_encoder = nn.Linear(dim, 2, dtype=like.dtype)
                 nn.init.zeros_(self.context_encoder.weight)
                 nn.init.zeros_(self.context_encoder.bias)
             elif method.weighting == "scalar":
-                self.scalar = nn.Parameter(torch.zeros(2))
+                self.scalar = nn.Parameter(torch.zeros(2, dtype=like.dtype))
         if method.weighting == "context" and method.context_pass != "text_only":
             self.overhearing = Overhearing(slot)
 
@@ -139,8 +139,14 @@ def _ends(context: Context, length: int) -> Int[Tensor, "batch turns"]:
     if context.prompt_mask is None:
         raise no_question()
     num_turns, index = context.prompt_mask.shape[1], context.turn_index
+    if index is not None and index.shape[1] > length:
+        raise DataError(
+            "a prompt in pieces",
+            why="the weights of this context_pass look at all of it, before the first piece is answered",
+            fix="generate without prefill_chunk_size",
+        )
     if index is None or index.shape[1] != length:  # an answer that grows without a cache stands behind its prompt
-        end = length if index is None else min(length, index.shape[1])
+        end = length if index is None else index.shape[1]
         return context.prompt_mask.new_full((context.num_rows, num_turns), end, dtype=torch.long)
     is_answer = index[:, None] == torch.arange(num_turns, device=index.device)[:, None]
     return torch.where(is_answer.any(dim=-1), is_answer.to(torch.uint8).argmax(dim=-1), length)

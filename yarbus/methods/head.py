@@ -2,8 +2,8 @@
 
 A head changes ``last_hidden_state`` of the base model, so that the lm_head, every loss (TRL's fused one too) and
 ``generate`` stay the library's. Only positions of text change; images and padding never need logits. Rows without a
-picture keep the language model's own states. What a generation must remember lies in layers of its cache, one per
-integrator (``HeadLayer``), so that nothing lives on the module.
+picture keep the language model's own states, and ``output_hidden_states`` shows those of every row. What a generation
+must remember lies in layers of its cache, one per integrator (``HeadLayer``), so that nothing lives on the module.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, distributed, nn
+from transformers.cache_utils import Cache
 
 from yarbus.core.errors import ConfigError, DataError
+from yarbus.methods.context_prompt import no_question
 from yarbus.methods.integrator import HeadLayer, Integrator, Places, Seen
 from yarbus.models.attachment import Attachment
 from yarbus.models.context import Context, ContextSlot
@@ -85,13 +87,14 @@ class Known:
 class Head(nn.Module):
     """Integrators behind the language model; a subclass says how their results become the last hidden states."""
 
-    def __init__(self, slot: ContextSlot, vlm: VLM) -> None:
+    def __init__(self, slot: ContextSlot, vlm: VLM, lm_head_trains: bool) -> None:
         super().__init__()
         self.slot = slot
         self.integrators = nn.ModuleList()
         self.listeners = nn.ModuleList()
         self.watcher = Watcher(slot)
         self.language_path = vlm.family.language_model
+        self.lm_head_trains = lm_head_trains
 
     def add_integrator(self, vlm: VLM, num_heads: int | None, mlp_ratio: float, cross_attention: bool) -> None:
         """One more, of the language model's width; its heads are as many and as wide as the model's own."""
@@ -150,12 +153,25 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def finish(self, base_model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        """Hook behind the base model: replaces ``last_hidden_state``."""
-        states, cache = output.last_hidden_state, output.get("past_key_values")
+        """Hook behind the base model: replaces ``last_hidden_state``, which comes first where it returns a tuple."""
+        if isinstance(output, tuple):
+            cache = next((part for part in output if isinstance(part, Cache)), None)
+            return (self._mixed(base_model, args, kwargs, output[0], cache), *output[1:])
+        cache = output.get("past_key_values")
+        output.last_hidden_state = self._mixed(base_model, args, kwargs, output.last_hidden_state, cache)
+        return output
+
+    def _mixed(
+        self, base_model: nn.Module, args: tuple, kwargs: dict[str, Any], states: Tensor, cache: Cache | None
+    ) -> Tensor:
+        """The last hidden states with the head's own where there is text of a row with a picture."""
         length = states.shape[1]
         first = HeadLayer.of(cache)
         past = 0 if first is None else first.get_seq_length()
         context = self.slot.read()
+        vision = _vision(context)
+        if not past and vision is None:
+            return self._untouched(base_model, states)
         # Taken before anything else runs through the language model.
         heard = [context.notes["states", one.index] for one in self.listeners if one.index is not None]  # type: ignore[index]
         rotations = _rotations(context)
@@ -164,12 +180,10 @@ class Head(nn.Module):
         if past:
             assert first is not None
             known = self._recall(base_model, cache, first, length)
-        elif (vision := _vision(context)) is not None:
+        else:
+            assert vision is not None
             refuse_earlier_text(cache, length)
             known = self._meet(base_model, *vision, length)
-        else:
-            output.last_hidden_state = self._untouched(states)
-            return output
         layers = self._layers(cache, known, past)
         places = Places.of(text)
         self.slot.record("columns", 0, places.index)
@@ -182,8 +196,7 @@ class Head(nn.Module):
         weight = None if known.weight is None else places.take(known.weight[..., None])
         own = places.take(states)
         mixed = self.combine(own, found, weight)
-        output.last_hidden_state = places.put(torch.where(known.has_image[:, None, None], mixed, own), states)
-        return output
+        return places.put(torch.where(known.has_image[:, None, None], mixed, own), states)
 
     def _meet(self, base_model: nn.Module, vision: Tensor, mask: Tensor, length: int) -> Known:
         """What the first forward of an answer, or of a training row, finds out."""
@@ -249,10 +262,19 @@ class Head(nn.Module):
             there = mask[:, -there.shape[1] :].bool()
         return there, there if ids is None else there & (ids != base_model.config.image_token_id)
 
-    def _untouched(self, states: Tensor) -> Tensor:
-        """A batch of words alone. Processes that wait for each other's gradients all need one for every tensor."""
-        if self.training and torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized():
-            return states + sum(parameter.sum() * 0 for parameter in self.parameters())
+    def _untouched(self, base_model: nn.Module, states: Tensor) -> Tensor:
+        """A batch of words alone: it reaches no tensor of the eyes or of the head.
+
+        Processes that wait for each other's gradients need one for each of these tensors all the same, and a loss that
+        reaches no tensor at all has no backward: both get a gradient of zero.
+        """
+        if not (self.training and torch.is_grad_enabled()):
+            return states
+        is_shared = distributed.is_available() and distributed.is_initialized()
+        if is_shared or not (states.requires_grad or self.lm_head_trains):
+            for name, parameter in base_model.named_parameters():
+                if parameter.requires_grad and not name.startswith(f"{self.language_path}."):
+                    states = states + (parameter.sum() * 0).to(states.dtype)
         return states
 
 
@@ -297,7 +319,8 @@ def _rotations(context: Context) -> tuple[Tensor, ...] | None:
 
 def _question(context: Context) -> Tensor:
     """[batch, tokens] what a row's last question is known by."""
-    assert context.prompt_ids is not None and context.prompt_mask is not None
+    if context.prompt_ids is None or context.prompt_mask is None:
+        raise no_question()
     return (context.prompt_ids * context.prompt_mask).flatten(1)
 
 

@@ -40,8 +40,8 @@ class Places:
     def put(
         self, values: Float[Tensor, "batch chosen dim"], into: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch tokens dim"]:
-        """``into`` with these values at these columns; the others stay."""
-        values = torch.where(self.mask[..., None], values, self.take(into))
+        """``into`` with these values at these columns, in its precision; the others stay."""
+        values = torch.where(self.mask[..., None], values.to(into.dtype), self.take(into))
         return into.scatter(1, self.index[..., None].expand_as(values), values)
 
 

@@ -28,7 +28,7 @@ class LeviHead(Head):
     """One adapting layer per listened block, and the norm behind their average."""
 
     def __init__(self, method: "LEVI", num_layers: int, slot: ContextSlot, vlm: VLM) -> None:
-        super().__init__(slot, vlm)
+        super().__init__(slot, vlm, lm_head_trains=True)
         for _ in range(num_layers):
             self.add_integrator(vlm, method.num_heads, method.mlp_ratio, cross_attention=True)
         self.norm = copy.deepcopy(vlm.final_norm).requires_grad_(True)

@@ -51,7 +51,8 @@ class ContextProcessorMixin:
     ``context`` may be given to a call: one text per row, None for a row without. Otherwise it is found: in
     ``apply_chat_template`` in the messages, in a plain call on rendered text by the template's markers, and
     for a model without a chat template the whole text is the question. ``said`` is the same for a head: per row one
-    text, or one for each turn that is answered; found, it is all that the user said, as one text.
+    text, or one for each turn that is answered; found, it is all that the user said, as one text. So a conversation that
+    is not told turn by turn (TRL's) has one weight, which has heard later questions, and never an answer.
     """
 
     context_tokenizer: Any
@@ -81,7 +82,7 @@ class ContextProcessorMixin:
         text: Any = None,
         *args: Any,
         context: str | Sequence[str | None] | None = None,
-        said: Sequence[Sequence[str]] | None = None,
+        said: Sequence[str | Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> Any:
         batch = super().__call__(images, text, *args, **kwargs)  # type: ignore[misc]
@@ -92,6 +93,7 @@ class ContextProcessorMixin:
         if self.asks_head:
             if said is None:
                 said = [said_until(self._turns_of_text(one))[-1:] for one in texts]
+            said = [[row] if isinstance(row, str) else row for row in said]
             batch.update(_as_tensors(self._encode_said(said, len(texts)), tensors))
         if not self.asks:
             return batch

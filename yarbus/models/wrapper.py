@@ -63,6 +63,15 @@ class ContextMixin:
             kwargs.update({key: value for key, value in fixed.items() if kwargs.get(key) is None})
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
+    def _get_candidate_generator(self, **kwargs: Any) -> Any:
+        """An assistant without a slot of its own gets nothing of the channel, which it would refuse."""
+        assistant = kwargs.get("assistant_model")
+        if assistant is not None and not isinstance(assistant, ContextMixin):
+            names = {key.name for key in CHANNEL}
+            given = kwargs["model_kwargs"]
+            kwargs["model_kwargs"] = {name: value for name, value in given.items() if name not in names}
+        return super()._get_candidate_generator(**kwargs)  # type: ignore[misc]
+
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """As the library's, under the weights variant ``yarbus``. ``yarbus.load`` reads it."""
         super().save_pretrained(save_directory, **{"variant": VARIANT, **kwargs})  # type: ignore[misc]

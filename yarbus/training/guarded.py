@@ -16,7 +16,7 @@ What Trainer's own loop leaves open and this file closes:
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class Guarded(Trainer):
 
     # ---- the update ----
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: MutableMapping[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """One micro-batch forward and backward; after the last one of an update the readers see the gradient."""
         self.update.sample_ids.append(inputs.pop("sample_ids", []))
         self.update.has_images |= "pixel_values" in inputs
@@ -135,7 +135,7 @@ class Guarded(Trainer):
             self.read_gradients()
         return loss
 
-    def _prepare_methods(self, model: nn.Module, inputs: dict[str, Any]) -> None:
+    def _prepare_methods(self, model: nn.Module, inputs: MutableMapping[str, Any]) -> None:
         """What attached methods do before a micro-batch, such as searching a path through their experts."""
         preparations = attachment_of(self._plain_model()).preparations
         if preparations:
@@ -193,7 +193,7 @@ class Guarded(Trainer):
         warmup = self.args.get_warmup_steps(steps) if fraction is None else math.ceil(fraction * steps)
         # transformers' "constant" has no warm-up, a recipe's has.
         schedule = "constant_with_warmup" if rate.schedule == "constant" else rate.schedule
-        frozen = round(rate.frozen_fraction * steps)
+        frozen = math.ceil(rate.frozen_fraction * steps)  # a whole epoch, not most of one
         return rate_factor(schedule or self.args.lr_scheduler_type, warmup, steps, frozen)
 
     # ---- the order of samples ----
