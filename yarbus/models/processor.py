@@ -51,8 +51,8 @@ class ContextProcessorMixin:
     ``context`` may be given to a call: one text per row, None for a row without. Otherwise it is found: in
     ``apply_chat_template`` in the messages, in a plain call on rendered text by the template's markers, and
     for a model without a chat template the whole text is the question. ``said`` is the same for a head: per row one
-    text, or one for each turn that is answered; found, it is all that the user said, as one text. So a conversation that
-    is not told turn by turn (TRL's) has one weight, which has heard later questions, and never an answer.
+    text, or one for each turn that is answered; found, it is all that the user said, as one text. So a conversation
+    that is not told turn by turn (TRL's) has one weight, which has heard later questions, and never an answer.
     """
 
     context_tokenizer: Any
