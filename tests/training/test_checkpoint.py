@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,7 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path)
 
 
 def test_files_have_the_mode_that_the_umask_asks_for(tmp_path):
-    before = checkpoint.os.umask(0o027)
+    before = os.umask(0o027)
     try:
         folder = checkpoint.prepare(tmp_path, 1)
         (folder / "state.json").touch(mode=0o600)
@@ -166,7 +167,7 @@ def test_files_have_the_mode_that_the_umask_asks_for(tmp_path):
         assert file.stat().st_mode & 0o777 == 0o640
         assert (file.parent / "manifest.json").stat().st_mode & 0o777 == 0o640
     finally:
-        checkpoint.os.umask(before)
+        os.umask(before)
 
 
 def test_a_full_disk_is_reported_with_its_path_and_the_checkpoint_before_stays(tmp_path, monkeypatch):

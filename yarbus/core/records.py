@@ -39,6 +39,15 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Puts a file or a folder's entries on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a file so that it holds the old text or the new one, whenever the machine stops."""
     path = Path(path)
@@ -53,11 +62,7 @@ def write_text(path: str | Path, text: str) -> None:
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name itself is on disk
-        finally:
-            os.close(folder)
+        sync(path.parent)  # the new name itself is on disk
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yarbus.core.errors import ConfigError, DataError
-from yarbus.methods.context_prompt import ContextPrompt, Heard, no_question
+from yarbus.methods.context_prompt import ContextPrompt, SequenceInputs, no_question
 from yarbus.methods.head import AFTER_ALL, MODULE, Head, refuse_soft_capping
 from yarbus.models.attachment import Attachment, Method, Start
 from yarbus.models.context import Context, ContextSlot
@@ -28,7 +28,7 @@ KINDS = ("columns", "is_text", "language_states", "vision_states", "vision_weigh
 """What the head notes of a forward for ``branches``."""
 
 
-class Overhearing(nn.Module):
+class SequenceListener(nn.Module):
     """Notes the sequence that goes into the language model."""
 
     def __init__(self, slot: ContextSlot) -> None:
@@ -61,7 +61,7 @@ class CarpeHead(Head):
         self.prompt: ContextPrompt | None = None
         self.context_encoder: nn.Linear | None = None
         self.scalar: nn.Parameter | None = None
-        self.overhearing: Overhearing | None = None
+        self.sequence_listener: SequenceListener | None = None
         with like.device:
             if method.cross_attention and method.features == "raw":
                 self.adapter = nn.Sequential(nn.Linear(vlm.feature_dim, dim), nn.GELU(), nn.Linear(dim, dim)).to(
@@ -75,7 +75,7 @@ class CarpeHead(Head):
             elif method.weighting == "scalar":
                 self.scalar = nn.Parameter(torch.zeros(2, dtype=like.dtype))
         if method.weighting == "context" and method.context_pass != "text_only":
-            self.overhearing = Overhearing(slot)
+            self.sequence_listener = SequenceListener(slot)
 
     def adapt(self, vision: Float[Tensor, "batch vision features"]) -> Float[Tensor, "batch vision dim"]:
         """``r'``: the features as they are where they come from the model's own projector."""
@@ -119,7 +119,7 @@ class CarpeHead(Head):
         """State of the context prompt behind each turn's question."""
         assert self.prompt is not None
         context, language_model = self.slot.read(), base_model.get_submodule(self.language_path)
-        if self.overhearing is None:
+        if self.sequence_listener is None:
             return self.prompt.after_text(base_model, language_model, context)
         if not is_first:
             raise DataError(
@@ -128,7 +128,7 @@ class CarpeHead(Head):
                 fix="start without a cache",
             )
         notes = context.notes
-        heard = Heard(
+        heard = SequenceInputs(
             notes["embeddings", 0], notes["positions", 0], notes["there", 0], notes["text", 0], _ends(context, length)
         )
         return self.prompt.in_sequence(language_model, heard, self.method.context_pass == "joint")
@@ -238,8 +238,8 @@ class CARPE(Method):
         head = CarpeHead(self, attachment.slot, vlm)
         heard = AFTER_ALL if self.queries == "final_prenorm" else len(vlm.language_blocks) - 1
         head.attach(vlm, attachment, [heard], self.features)
-        if head.overhearing is not None:
-            attachment.before(vlm, vlm.language_model, head.overhearing.hear)
+        if head.sequence_listener is not None:
+            attachment.before(vlm, vlm.language_model, head.sequence_listener.hear)
         weights = {"prompt", "context_encoder", "scalar"}
         named = dict(head.named_parameters())
         for group, is_weight in (("head", False), ("router", True)):

@@ -18,7 +18,7 @@ from yarbus.models.context import Context
 
 
 @dataclass(frozen=True)
-class Heard:
+class SequenceInputs:
     """The sequence that went into the language model."""
 
     embeddings: Float[Tensor, "batch tokens dim"]
@@ -70,7 +70,7 @@ class ContextPrompt(nn.Module):
         return states[is_prompt][inverse].unflatten(0, shape)
 
     def in_sequence(
-        self, language_model: nn.Module, heard: Heard, sees_image: bool
+        self, language_model: nn.Module, heard: SequenceInputs, sees_image: bool
     ) -> Float[Tensor, "batch turns dim"]:
         """The state behind each turn's question in the whole sequence."""
         batch, length, _ = heard.embeddings.shape

@@ -6,6 +6,7 @@ picture keep the language model's own states, and ``output_hidden_states`` shows
 must remember lies in layers of its cache, one per integrator (``HeadLayer``), so that nothing lives on the module.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from transformers.cache_utils import Cache
 
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.methods.context_prompt import no_question
-from yarbus.methods.integrator import HeadLayer, Integrator, Places, Seen
+from yarbus.methods.integrator import HeadLayer, Integrator, Places, VisionKeys
 from yarbus.models.attachment import Attachment
 from yarbus.models.context import Context, ContextSlot
 from yarbus.models.images import ImageMap
@@ -29,7 +30,7 @@ AFTER_ALL = -1
 """The output of the last language block, before the final norm."""
 
 
-class Listener(nn.Module):
+class StateListener(nn.Module):
     """Notes the hidden states that go into one module, and their rotations where it is told them."""
 
     def __init__(self, slot: ContextSlot, index: int | None) -> None:
@@ -48,7 +49,7 @@ class Listener(nn.Module):
         return args, kwargs
 
 
-class Watcher(nn.Module):
+class FeatureListener(nn.Module):
     """Notes what the projector is handed, or what it makes of it, row by row."""
 
     def __init__(self, slot: ContextSlot) -> None:
@@ -74,17 +75,17 @@ class Watcher(nn.Module):
 
 
 @dataclass
-class Known:
+class AnswerState:
     """What holds for the whole of an answer."""
 
-    seen: list[Seen | None]
+    seen: list[VisionKeys | None]
     """For each integrator."""
     has_image: Bool[Tensor, " batch"]
     weight: Float[Tensor, "batch columns"] | None
     """Of the image's branch, at each column of this forward; None where the head has no such weight."""
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Integrators behind the language model; a subclass says how their results become the last hidden states."""
 
     def __init__(self, slot: ContextSlot, vlm: VLM, lm_head_trains: bool) -> None:
@@ -92,7 +93,7 @@ class Head(nn.Module):
         self.slot = slot
         self.integrators = nn.ModuleList()
         self.listeners = nn.ModuleList()
-        self.watcher = Watcher(slot)
+        self.feature_listener = FeatureListener(slot)
         self.language_path = vlm.family.language_model
         self.lm_head_trains = lm_head_trains
 
@@ -117,8 +118,8 @@ class Head(nn.Module):
         """
         blocks = vlm.language_blocks
         refuse_soft_capping(vlm)
-        listeners = [Listener(self.slot, index) for index in heard]
-        self.listeners.extend([*listeners, Listener(self.slot, None)])
+        listeners = [StateListener(self.slot, index) for index in heard]
+        self.listeners.extend([*listeners, StateListener(self.slot, None)])
         attachment.insert(vlm, vlm.base_model, MODULE, self)
         for listener in listeners:
             attachment.before(
@@ -126,9 +127,9 @@ class Head(nn.Module):
             )
         attachment.before(vlm, blocks[-1], self.listeners[-1].hear)  # type: ignore[operator, arg-type]
         if features == "raw":
-            attachment.before(vlm, vlm.projector, self.watcher.raw)
+            attachment.before(vlm, vlm.projector, self.feature_listener.raw)
         else:
-            attachment.after(vlm, vlm.projector, self.watcher.adapted)
+            attachment.after(vlm, vlm.projector, self.feature_listener.adapted)
         attachment.after(vlm, vlm.base_model, self.finish)
         self.slot.head_listens = True
 
@@ -143,6 +144,7 @@ class Head(nn.Module):
         """
         return None
 
+    @abstractmethod
     def combine(
         self,
         states: Float[Tensor, "batch chosen dim"],
@@ -150,7 +152,6 @@ class Head(nn.Module):
         weight: Float[Tensor, "batch chosen 1"] | None,
     ) -> Float[Tensor, "batch chosen dim"]:
         """The last hidden states of rows with a picture, from the language model's own and each integrator's."""
-        raise NotImplementedError
 
     def finish(self, base_model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """Hook behind the base model: replaces ``last_hidden_state``, which comes first where it returns a tuple."""
@@ -179,11 +180,11 @@ class Head(nn.Module):
         context.notes["there", 0], context.notes["text", 0] = there, text
         if past:
             assert first is not None
-            known = self._recall(base_model, cache, first, length)
+            known = self._continue_answer(base_model, cache, first, length)
         else:
             assert vision is not None
             refuse_earlier_text(cache, length)
-            known = self._meet(base_model, *vision, length)
+            known = self._begin_answer(base_model, *vision, length)
         layers = self._layers(cache, known, past)
         places = Places.of(text)
         self.slot.record("columns", 0, places.index)
@@ -198,14 +199,14 @@ class Head(nn.Module):
         mixed = self.combine(own, found, weight)
         return places.put(torch.where(known.has_image[:, None, None], mixed, own), states)
 
-    def _meet(self, base_model: nn.Module, vision: Tensor, mask: Tensor, length: int) -> Known:
+    def _begin_answer(self, base_model: nn.Module, vision: Tensor, mask: Tensor, length: int) -> AnswerState:
         """What the first forward of an answer, or of a training row, finds out."""
         sees = any(one.cross_attention is not None for one in self.integrators)
         adapted = self.adapt(vision) if sees else None
         seen = [None if adapted is None else one.see(adapted, mask) for one in self.integrators]  # type: ignore[operator]
-        return Known(seen, mask.any(dim=1), self.weigh(base_model, length))
+        return AnswerState(seen, mask.any(dim=1), self.weigh(base_model, length))
 
-    def _recall(self, base_model: nn.Module, cache: Any, first: HeadLayer, length: int) -> Known:
+    def _continue_answer(self, base_model: nn.Module, cache: Any, first: HeadLayer, length: int) -> AnswerState:
         """What it remembers while the answer grows; a new question gets a weight of its own."""
         context = self.slot.read()
         layers = [HeadLayer.of(cache, number) for number in range(len(self.integrators))]
@@ -220,9 +221,9 @@ class Head(nn.Module):
                 first.side["question"] = _question(context)
                 first.side["weight"] = weight = self.weigh(base_model, length, is_first=False)[:, -1:]  # type: ignore[index]
             weight = weight.expand(-1, length)
-        return Known([one.seen() for one in layers if one is not None], first.side["has_image"], weight)
+        return AnswerState([one.seen() for one in layers if one is not None], first.side["has_image"], weight)
 
-    def _layers(self, cache: Any, known: Known, past: int) -> list[HeadLayer | None]:
+    def _layers(self, cache: Any, known: AnswerState, past: int) -> list[HeadLayer | None]:
         """The cache's layers for what each integrator keeps; none where nothing is cached, or in training."""
         if past:
             return [HeadLayer.of(cache, number) for number in range(len(self.integrators))]

@@ -46,7 +46,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisionKeys:
     """What cross-attention looks at: keys and values of each row's images."""
 
     keys: Float[Tensor, "batch heads vision head_dim"]
@@ -72,15 +72,15 @@ class HeadLayer(DynamicLayer):
         mine = [layer for layer in getattr(cache, "layers", ()) if isinstance(layer, cls)]
         return mine[number] if number < len(mine) else None
 
-    def remember(self, seen: Seen | None) -> None:
+    def remember(self, seen: VisionKeys | None) -> None:
         """Keeps what cross-attention looks at."""
         if seen is not None:
             self.side |= {"keys": seen.keys, "values": seen.values, "vision": seen.mask}
 
-    def seen(self) -> Seen | None:
+    def seen(self) -> VisionKeys | None:
         """What ``remember`` kept."""
         side = self.side
-        return Seen(side["keys"], side["values"], side["vision"]) if "keys" in side else None
+        return VisionKeys(side["keys"], side["values"], side["vision"]) if "keys" in side else None
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
         """Forgets columns, as the library's layer does."""
@@ -169,20 +169,20 @@ class Integrator(nn.Module):
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
-    def see(self, vision: Float[Tensor, "batch vision dim"], mask: Bool[Tensor, "batch vision"]) -> Seen | None:
+    def see(self, vision: Float[Tensor, "batch vision dim"], mask: Bool[Tensor, "batch vision"]) -> VisionKeys | None:
         """Keys and values of the images, once for all tokens of an answer; None without cross-attention."""
         attention = self.cross_attention
         if attention is None:
             return None
         # A row without an image looks at nothing of meaning; its result is not used.
         mask = mask | ~mask.any(dim=1, keepdim=True)
-        return Seen(attention.heads(attention.key(vision)), attention.heads(attention.value(vision)), mask)
+        return VisionKeys(attention.heads(attention.key(vision)), attention.heads(attention.value(vision)), mask)
 
     def forward(
         self,
         states: Float[Tensor, "batch chosen dim"],
         places: Places,
-        seen: Seen | None,
+        seen: VisionKeys | None,
         rotations: tuple[Tensor, Tensor] | None,
         layer: HeadLayer | None = None,
         num_columns: int = 0,

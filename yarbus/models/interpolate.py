@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from yarbus.core.errors import CheckpointError, ConfigError, MismatchError
-from yarbus.core.records import make_folder, read_record, write_json, write_text
+from yarbus.core.records import make_folder, read_record, sync, write_json, write_text
 from yarbus.models.checkpoints import ADAPTER, Checkpoint
 from yarbus.models.processor import TOKENIZER_FOLDER
 from yarbus.models.weights import INDEX, Form, Weights, write_tensors
@@ -102,9 +102,9 @@ class Pair:
             record = {"schema": 1, "yarbus": version("yarbus"), "alpha": alpha, **self.made_from}
             write_json(beside / RECORD, record)
             for path in [*beside.rglob("*"), beside]:
-                _sync(path)
+                sync(path)
             os.replace(beside, out)
-            _sync(out.parent)
+            sync(out.parent)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         return out
@@ -139,14 +139,6 @@ def _with_dtype(config: Any, dtype: torch.dtype) -> Any:
     return {
         key: name if key in ("dtype", "torch_dtype") else _with_dtype(value, dtype) for key, value in config.items()
     }
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _copy_files(source: Path, folder: Path, leave: tuple[str, ...]) -> None:

@@ -9,7 +9,6 @@ unpickled: a pickle lying in the folder is refused before anything is read.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from yarbus.core.errors import CheckpointError, MismatchError
-from yarbus.core.records import sha256_file
+from yarbus.core.records import sha256_file, sync
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -63,15 +62,6 @@ def folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted((entry for entry in root.iterdir() if step_of(entry) >= 0), key=step_of)
-
-
-def sync(path: Path) -> None:
-    """Puts a file or a folder's entries on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def beside(root: Path, step: int) -> Path:

@@ -14,7 +14,7 @@ from torch import nn
 
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.recipe import Recipe, load_recipe, write_recipe
-from yarbus.core.records import environment, read_record, write_json
+from yarbus.core.records import environment, read_record, sync, write_json
 from yarbus.methods.assemble import build_all
 from yarbus.models.save import save_adapter
 from yarbus.training import checkpoint
@@ -190,7 +190,7 @@ def publish_adapter(model: nn.Module, processor: Any, run: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     save_adapter(model, beside, processor)
     for file in sorted(beside.rglob("*")):
-        checkpoint.sync(file)
-    checkpoint.sync(beside)
+        sync(file)
+    sync(beside)
     beside.rename(run / "adapter")
-    checkpoint.sync(run)
+    sync(run)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yarbus.core.errors import CheckpointError
-from yarbus.core.records import JsonlWriter, make_folder
+from yarbus.core.records import JsonlWriter, make_folder, sync
 from yarbus.core.sections import RecordSection
 from yarbus.data.collate import Collator, Visit
 from yarbus.data.sample import Sample
@@ -34,7 +34,7 @@ from yarbus.models.attachment import parameter_groups
 from yarbus.models.observe import observe
 from yarbus.models.sketch import count_sketch, key_of
 from yarbus.models.vlm import VLM
-from yarbus.training import checkpoint
+from yarbus.training.checkpoint import step_folder, step_of
 from yarbus.training.metrics import drop_after
 
 EYES = ("vision", "vision_new", "router")
@@ -89,9 +89,9 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: Pa
     beside = path.with_name(f".{path.name}.new")
     try:
         beside.write_bytes(save(tensors, metadata))
-        checkpoint.sync(beside)
+        sync(beside)
         beside.replace(path)
-        checkpoint.sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise CheckpointError(
@@ -118,7 +118,7 @@ class GradientWriter:
             metadata[f"{name}_kind"] = "exact" if _elements(tensors) <= self.dim else "sketch"
             metadata[f"{name}_names_sha256"] = hashlib.sha256("\n".join(tensors).encode()).hexdigest()
         make_folder(self.folder)
-        write_tensors(vectors, metadata, checkpoint.step_folder(self.folder, step).with_suffix(".safetensors"))
+        write_tensors(vectors, metadata, step_folder(self.folder, step).with_suffix(".safetensors"))
 
 
 # ---- routing ----
@@ -239,7 +239,7 @@ def drop_records(home: Path, step: int) -> None:
     """Removes what a stage resumed at ``step`` will record again; 0: it begins anew."""
     drop_after(home / "routing.jsonl", step if step else -1)
     for file in _files(home / "gradients"):
-        if checkpoint.step_of(file.with_suffix("")) > step or file.name.startswith("."):
+        if step_of(file.with_suffix("")) > step or file.name.startswith("."):
             file.unlink()
 
 
