@@ -70,6 +70,10 @@ PART = Part(
     differs=(DATA,),
 )  # fmt: skip
 CURVE = "wise-ft"
+WEIGHED = ("carpe", "carpe-paper", "scalar", "joint", "covft-carpe")
+"""Heads that learn their weights: what they end as is recorded by task."""
+QUESTIONS = 120
+"""Per task, for the weights."""
 MINUTES = 2.5
 """Of one core for a run of this study; measured with the first seed."""
 
@@ -110,8 +114,9 @@ def variants_of(rates: dict[str, Any]) -> dict[str, Changes]:
 
 
 def run(recipe: Recipe, work: Path, jobs: int | None) -> None:
-    """Trains and evaluates what is missing, seed by seed, draws the curve, and keeps what there is."""
+    """Trains and evaluates what is missing, seed by seed, draws the curve, asks the heads for their weights."""
     from yarbus.studies.compare import compare
+    from yarbus.studies.diagnose import diagnose
     from yarbus.studies.sweep import sweep
 
     chosen = with_variants(recipe, variants_of(read_record(HERE / "rates.json")), PART.differs)
@@ -121,7 +126,12 @@ def run(recipe: Recipe, work: Path, jobs: int | None) -> None:
         compare(chosen, seeds=seed - recipe.seed + 1, folder=folder, jobs=jobs, command=COMMAND)
         tuned = folder / f"pictures-alone-seed{seed}"
         sweep(start.run, tuned, recipe.evaluation, folder=folder / f"{CURVE}-seed{seed}", batch=64, command=COMMAND)
+        for run in (folder / f"{name}-seed{seed}" for name in WEIGHED):
+            if not (run / "analysis" / "mixing.json").is_file():
+                diagnose(run, questions=QUESTIONS)
         keep(PART, folder, HERE / PART.name)
+        weights = {path.parent.parent.name: read_record(path) for path in sorted(folder.glob("*/analysis/mixing.json"))}
+        write_json(HERE / PART.name / "mixing.json", weights)
 
 
 def show_plan() -> None:

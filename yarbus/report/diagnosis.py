@@ -11,6 +11,7 @@ from yarbus.report.figure import Figure, Origin, show
 from yarbus.report.gaze import gaze_figure
 from yarbus.report.look import Look
 from yarbus.report.markup import Markup, join, tag
+from yarbus.report.mixing import mixing_figure
 from yarbus.report.router import router_figure
 from yarbus.report.routing import routing_figure
 from yarbus.report.runs import Row, Run
@@ -72,11 +73,16 @@ def diagnosis_sections(runs: Sequence[Run], look: Look, origin: Origin, album: A
     num_swapped = 1 if len(found["swapped"]) > 1 else 2
     routers = [router_figure(curves, look, stage) for stage, curves in _routers(runs).items()]
     contexts = contexts_figures(found["contexts"], look, album)
+    mixing = records_of(runs, "mixing")
+    weights = mixing_figure(mixing, look)
     num_contexts = 1 if sum(map(len, found["contexts"].values())) == 1 else 2
     sections = [
         Section(
             title="Swapped questions",
             content=_folded(swapped_figures(found["swapped"], look), made["swapped"], num_swapped),
+        ),
+        Section(
+            title="Mixing weights", content=show(weights, _origin(origin, mixing)) if weights is not None else join([])
         ),
         Section(
             title="Routing",

@@ -25,6 +25,7 @@ from yarbus.methods.covft import mixtures_of
 from yarbus.models.load import load_base
 from yarbus.models.observe import Observed, observe
 from yarbus.studies.measuring import batches_of, numbered, on_device, questions_of
+from yarbus.studies.mixing import mixing_head, mixing_weights
 from yarbus.studies.swapped import swapped_questions
 from yarbus.training.run import load_run
 from yarbus.training.stages import begin_stage
@@ -32,6 +33,7 @@ from yarbus.training.stages import begin_stage
 INDEX = "index.json"
 SIMILARITIES = ("pearson", "spearman", "pearson_centred", "spearman_centred")
 NEEDS_ROUTER = "the run has no router: train with vision: {method: covft, ...} and more than one routed expert"
+NO_BENCHMARKS = "the recipe names no benchmarks"
 NEEDS_GRADIENTS = "no gradients were recorded: train with record: {vision_gradient: {every: K}}"
 
 
@@ -49,7 +51,7 @@ def diagnose(
     Args:
         run: the run's folder. Its recipe names data and benchmarks.
         samples: training rows, spread evenly over tasks, on which contexts, routing and gaze are observed.
-        questions: benchmark questions per task for the swapped-question test.
+        questions: benchmark questions per task for the swapped-question test, and for a CARPE head's weights.
 
     Raises:
         ConfigError: the folder is no run of a recipe.
@@ -75,13 +77,22 @@ def diagnose(
         with _told(missing, "agreement"):
             keep("agreement", agreement(run, stage))
     model, processor = load_run(run)
+    model = on_device(model)
+    if mixing_head(model) is not None:
+        if not recipe.evaluation:
+            missing["mixing"] = NO_BENCHMARKS
+        else:
+            with _told(missing, "mixing"):
+                record = mixing_weights(
+                    model, processor, recipe.evaluation, per_task=questions, batch=batch, seed=seed, progress=progress
+                )
+                keep("mixing", record)
     if not mixtures_of(model):
         missing |= dict.fromkeys(("contexts", "routing", "gaze", "swapped"), NEEDS_ROUTER)
     else:
-        model = on_device(model)
         _observed(model, processor, recipe, samples, batch, seed, keep, missing, progress)
         if not recipe.evaluation:
-            missing["swapped"] = "the recipe names no benchmarks"
+            missing["swapped"] = NO_BENCHMARKS
         elif getattr(processor, "context_tokenizer", None) is None:
             missing["swapped"] = NEEDS_ROUTER
         else:
