@@ -6,11 +6,10 @@ questions; controls that train the same take its own. The curve between the mode
 tuned on pictures alone (WiSE-FT) needs no training. The out-of-distribution set is asked once, in the end.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from results.keeping import commit
+from results.keeping import commit, study_parser
 from results.parts import Changes, Entry, Part, keep, with_variants
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import read_record, write_json
@@ -146,11 +145,8 @@ def show_plan() -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=None, help="runs at a time, one thread each")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
+    parser = study_parser(__doc__, WORK)
     parser.add_argument("--plan", action="store_true", help="print the planned runs and leave")
-    parser.add_argument("--no-commit", action="store_true", help="leave committing to you")
     arguments = parser.parse_args()
     if arguments.plan:
         show_plan()

@@ -5,12 +5,11 @@ rates (``digest.json``, ``report/``); what diagnoses saw in its runs (``analysis
 and are never committed; what was not run is listed in the digest as not run.
 """
 
-import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from results.keeping import commit
+from results.keeping import commit, study_parser
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import make_folder, read_record, write_json, write_text
 from yarbus.report.digest import digest_of
@@ -124,11 +123,8 @@ def keep(work: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=None, help="runs at a time, one thread each")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
+    parser = study_parser(__doc__, WORK)
     parser.add_argument("--only-runs", action="store_true", help="train and evaluate, no diagnoses")
-    parser.add_argument("--no-commit", action="store_true", help="leave results/study uncommitted")
     arguments = parser.parse_args()
     from yarbus.studies.compare import compare
     from yarbus.studies.conflict import conflict

@@ -3,6 +3,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -182,7 +183,6 @@ def test_a_real_model_is_asked(tiny, folder, tmp_path):
 
 
 def test_a_data_set_is_a_benchmark_too(tiny, tmp_path):
-    datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "dog"])})
     pictures = [Image.new("RGB", (28, 28), (100 * row, 0, 0)) for row in range(2)]

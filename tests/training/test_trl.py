@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from transformers import PrinterCallback, TrainerCallback
@@ -13,10 +14,9 @@ from yarbus.methods import CARPE
 from yarbus.models.attachment import parameter_groups
 from yarbus.training.guarded import Guarded
 
-datasets = pytest.importorskip("datasets")
 pytest.importorskip("trl", reason="trl is not installed: pip install 'yarbus[trl]'")
 
-from trl import SFTConfig, SFTTrainer  # noqa: E402 - only where it is installed
+from trl import SFTConfig, SFTTrainer
 
 QUESTIONS = ("what digit is red ?", "where is the blue one ?", "which colour is the digit ?", "is there a digit ?")
 ANSWER = "five"

@@ -3,6 +3,7 @@ import pickle
 import socket
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
@@ -16,7 +17,6 @@ from yarbus.data.sources.dataset import read_dataset
 from yarbus.data.stored import StoredPicture
 from yarbus.evaluation.identity import SampleHashes
 
-datasets = pytest.importorskip("datasets")
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
 LABELS = [1, 0, 1, 0]
 
