@@ -58,9 +58,13 @@ class Look:
         )
 
 
+ROUNDING = 1e-9
+"""Relative difference below which two numbers are one, up to the noise of their computation."""
+
+
 def ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Round numbers, evenly spaced, that enclose [low, high]; at least two."""
-    if high <= low:
+    """Round numbers, evenly spaced, that enclose [low, high]; at least two, also where both ends are one value."""
+    if high - low <= ROUNDING * max(abs(low), abs(high)):
         low, high = low - 0.5, high + 0.5
     power = 10.0 ** floor(log10((high - low) / most))
     for factor in (1, 2, 5, 10, 20, 50):
@@ -68,4 +72,5 @@ def ticks(low: float, high: float, most: int = 7) -> list[float]:
         first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
         if last - first + 1 <= most:
             break
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    digits = max(0, -floor(log10(step))) + 1
+    return [round(number * step, digits) for number in range(first, last + 1)]
