@@ -61,10 +61,13 @@ class Look:
 ROUNDING = 1e-9
 """Relative difference below which two numbers are one, up to the noise of their computation."""
 
+TINY = 1e-12
+"""Nothing shown on these pages is measured finer: a range of a billionth of it is one value, too."""
+
 
 def ticks(low: float, high: float, most: int = 7) -> list[float]:
     """Round numbers, evenly spaced, that enclose [low, high]; at least two, also where both ends are one value."""
-    if high - low <= ROUNDING * max(abs(low), abs(high)):
+    if high - low <= ROUNDING * max(abs(low), abs(high), TINY):
         low, high = low - 0.5, high + 0.5
     power = 10.0 ** floor(log10((high - low) / most))
     for factor in (1, 2, 5, 10, 20, 50):
