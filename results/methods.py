@@ -91,7 +91,7 @@ LARGE = 80
 BASES = bases.WORK
 ENTRIES["large-frozen"] = Entry(changes={VISION: "frozen", "model.base": str(BASES / "large")}, like="frozen")
 ENTRIES["lora-large"] = Entry(changes={VISION: {"method": "lora", "rank": LARGE, "alpha": 2.0 * LARGE}})
-"""At the rate of rank 8, the lowest of four, rank 80 lost 2.8 points to frozen eyes: it tries lower ones of its own."""
+"""At the rate of rank 8 rank 80 lost 2.8 points to frozen eyes (three seeds): it tries lower ones of its own."""
 
 
 METHODS = (
