@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tests.tiny.further_encoders import encoder_folder
 from yarbus.methods import CARPE, LEVI, SVPT, VPT, BitFit, CoVFT, Frozen, Full, LayerNorm, LoRA, NoHead, QAViT, QMoE
 from yarbus.models.attachment import Method
 
@@ -54,6 +55,9 @@ CASES = {
     "head carpe scalar": Case("head", CARPE(weighting="scalar")),
     "head carpe fixed": Case("head", CARPE(weighting="fixed", vision_weight=0.26)),
     "head carpe without cross-attention": Case("head", CARPE(cross_attention=False)),
+    "head carpe encoders": Case(
+        "head", CARPE(encoders={"siglip": encoder_folder("siglip"), "cumo": encoder_folder("cumo")})
+    ),
     "head carpe lm_head kept": Case("head", CARPE(train_lm_head=False)),
     "head carpe lm_head alone": Case("head", CARPE(weighting="fixed", vision_weight=0.0)),
 }

@@ -5,6 +5,8 @@ QUESTIONS = ["what digit is red ?", "where is the blue one ?", "which colour is 
 
 def ask(processor, pictures, questions=QUESTIONS[:2], *, context=None, images_per_row=1, answers=None):
     """A batch with one row per question; row i shows the i-th group of pictures."""
+    if processor.chat_template is None:
+        return _ask_in_plain_text(processor, pictures, questions, context, images_per_row, answers)
     conversations, images = [], []
     for row, question in enumerate(questions):
         shown = [{"type": "image"}] * images_per_row
@@ -17,6 +19,17 @@ def ask(processor, pictures, questions=QUESTIONS[:2], *, context=None, images_pe
     extra = {} if context is None else {"context": context}
     shown_images = images if images_per_row else None
     return processor(images=shown_images, text=text, padding=True, return_tensors="pt", **extra)
+
+
+def _ask_in_plain_text(processor, pictures, questions, context, images_per_row, answers):
+    """The same for a processor without a chat template, where an answer is the suffix of its text."""
+    images = [pictures[row * images_per_row : (row + 1) * images_per_row] for row in range(len(questions))]
+    text = [processor.image_token * images_per_row + question for question in questions]
+    extra = {"context": context} if context is not None else {}
+    extra |= {"suffix": answers} if answers is not None else {}
+    batch = processor(images=images if images_per_row else None, text=text, padding=True, return_tensors="pt", **extra)
+    batch.pop("labels")  # made without being asked for; a test names its own
+    return batch
 
 
 def without_context(batch):

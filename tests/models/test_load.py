@@ -1,5 +1,7 @@
 """Bases and processors from folders, without torchvision and without the network."""
 
+import json
+
 import pytest
 import torch
 from transformers import BertConfig
@@ -42,6 +44,17 @@ def test_a_model_of_no_known_family_is_told_what_is_supported(tmp_path):
         load_base(str(tmp_path))
     with pytest.raises(ConfigError, match="no model_type"):
         base_on_meta({})
+
+
+def test_a_processor_of_an_unknown_class_is_refused_instead_of_its_tokenizer_taken_for_it(tmp_path):
+    model, processor = tiny.llava()
+    processor.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    (tmp_path / "processor_config.json").write_text(json.dumps({**settings, "processor_class": "TomorrowProcessor"}))
+    tokenizer = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "processor_class": "TomorrowProcessor"}))
+    with pytest.raises(ConfigError, match="cannot load the processor.*its class is unknown here.*alone"):
+        load_processor(tmp_path, model.config)
 
 
 def test_a_base_without_a_processor_or_with_missing_tensors_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tests.tiny.parts import lively, word_tokenizer
-from yarbus.models.processor import ImageOnlyQwen2_5_VLProcessor
+from yarbus.models.image_only import ImageOnlyQwen2_5_VLProcessor
 
 QWEN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

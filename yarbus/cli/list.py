@@ -1,10 +1,12 @@
 """``yarbus list``: the tables of what there is."""
 
 from enum import StrEnum
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from yarbus.cli.options import Json, print_json, quieten
@@ -25,6 +27,12 @@ def _first_sentence(documentation: str | None) -> str:
     return text.split(" (")[0].split(". ")[0].rstrip(".").replace("`", "")
 
 
+def _what_of(table: Any, name: str) -> str:
+    """The first sentence about an entry that has a file of its own."""
+    module = table.module_of(name)
+    return _first_sentence(import_module(module).__doc__) if module else ""
+
+
 def _methods() -> list[dict[str, Any]]:
     from yarbus.methods import METHODS
 
@@ -40,7 +48,14 @@ def _families() -> list[dict[str, Any]]:
     from yarbus.models.vlm import FAMILIES
 
     return [
-        {"config": name, "tower": family.vision_tower, "projector": family.projector, "language": family.language_model}
+        {
+            "config": name,
+            "what": _what_of(FAMILIES, name),
+            "tower": family.vision_tower,
+            "projector": family.projector,
+            "language": family.language_model,
+            "images": "cross" if family.cross_attends else "tokens",
+        }
         for name, family in FAMILIES.items()
     ]
 
@@ -49,7 +64,13 @@ def _towers() -> list[dict[str, Any]]:
     from yarbus.models.vlm import TOWERS
 
     return [
-        {"config": name, "blocks": list(tower.blocks), "linears": list(tower.linears), "layout": tower.layout}
+        {
+            "config": name,
+            "what": _what_of(TOWERS, name),
+            "blocks": list(tower.blocks),
+            "linears": list(tower.linears),
+            "layout": tower.layout,
+        }
         for name, tower in TOWERS.items()
     ]
 
@@ -109,6 +130,16 @@ def _briefly(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [facts, [{"method": method, "what": what} for method, what in meanings]]
 
 
+def _apart(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Families or towers in two tables: a line of facts each, and what each is."""
+    facts = [{key: value for key, value in row.items() if key != "what"} for row in rows]
+    return [facts, [{"config": row["config"], "what": row["what"]} for row in rows]]
+
+
+SPLIT = {Kind.methods: _briefly, Kind.families: _apart, Kind.towers: _apart}
+"""Kinds whose rows are too long for one table."""
+
+
 def list_entries(kind: Annotated[Kind, typer.Argument(help="What to list.")], json: Json = False) -> None:
     """List methods, families, towers, benchmarks or recipes."""
     if kind in (Kind.methods, Kind.families, Kind.towers, Kind.benchmarks):
@@ -118,13 +149,14 @@ def list_entries(kind: Annotated[Kind, typer.Argument(help="What to list.")], js
         print_json(rows)
         return
     console, is_brief = Console(), kind is Kind.methods
-    for number, part in enumerate(_briefly(rows) if is_brief else [rows]):
+    for number, part in enumerate(SPLIT[kind](rows) if kind in SPLIT else [rows]):
         if number:
             console.print()
         columns = list(part[0]) if part else []
         table = Table(box=None, pad_edge=False)
         for column in columns:
-            table.add_column(column, overflow="fold", no_wrap=is_brief and column != columns[-1])
+            is_whole = column != columns[-1] if is_brief else kind in SPLIT and column == columns[0]
+            table.add_column(column, overflow="fold", no_wrap=is_whole)
         for row in part:
-            table.add_row(*map(_text, row.values()))
+            table.add_row(*(escape(_text(value)) for value in row.values()))
         console.print(table)

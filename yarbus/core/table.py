@@ -55,6 +55,11 @@ class Table(Mapping[str, Any]):
             entry = getattr(import_module(module), attribute)
         return entry
 
+    def module_of(self, name: str) -> str:
+        """Name of the module that an entry is written in; empty for an object that user code added."""
+        entry = self._entries[name]
+        return entry.partition(":")[0] if isinstance(entry, str) else ""
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 

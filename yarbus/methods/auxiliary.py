@@ -43,7 +43,10 @@ def router_losses(
     Balance is E sum_n f_n P_n: ``f`` the share of all choices that fell on expert n, without gradient, ``P`` its mean
     softmax over all experts; 1 where images are shared out evenly. The z-loss is the mean squared log-sum-exp.
     Gradients are right once averaged over processes, as DDP does: each process counts its own images that many times.
+    A process without images has its part in this by a dummy image (``models.idle``), which counts for nothing.
     """
+    if context.is_idle:
+        logits, chosen = logits[:0], chosen[:0]
     num_experts, top_k = logits.shape[1], chosen.shape[1]
     counts = (chosen[..., None] == torch.arange(num_experts, device=chosen.device)).sum(dim=(0, 1))
     gates, squares = logits.softmax(dim=-1).sum(dim=0), logits.logsumexp(dim=-1).square().sum()

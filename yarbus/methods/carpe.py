@@ -7,8 +7,9 @@ which is ``h^l`` to the bit where both are the same.
 """
 
 import copy
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -19,11 +20,16 @@ from torch.nn import functional as F
 
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.methods.context_prompt import ContextPrompt, SequenceInputs, no_question
-from yarbus.methods.head import AFTER_ALL, MODULE, Head, refuse_soft_capping
+from yarbus.methods.encoders import EncoderMixture, raw_adapter
+from yarbus.methods.head import AFTER_ALL, MODULE, Head, refuse_unfit
 from yarbus.models.attachment import Attachment, Method, Start
-from yarbus.models.context import Context, ContextSlot
+from yarbus.models.context import Context, ContextSlot, context_of
+from yarbus.models.encoders import EncoderSpec, encoders_of, specs_of
+from yarbus.models.feature_cache import FeatureCache
 from yarbus.models.vlm import VLM
 
+WEIGHTS = ("prompt.", "context_encoder.", "scalar", "mixture.router.")
+"""Parameters that decide by the question: beginnings of their names."""
 KINDS = ("columns", "is_text", "language_states", "vision_states", "vision_weight")
 """What the head notes of a forward for ``branches``."""
 
@@ -58,17 +64,19 @@ class CarpeHead(Head):
         """``RMSNorm_v``, which starts as the language model's final norm (ours)."""
         self.norm.requires_grad_(True)
         self.adapter: nn.Module | None = None
+        self.mixture: EncoderMixture | None = None
         self.prompt: ContextPrompt | None = None
         self.context_encoder: nn.Linear | None = None
         self.scalar: nn.Parameter | None = None
         self.sequence_listener: SequenceListener | None = None
         with like.device:
-            if method.cross_attention and method.features == "raw":
-                self.adapter = nn.Sequential(nn.Linear(vlm.feature_dim, dim), nn.GELU(), nn.Linear(dim, dim)).to(
-                    like.dtype
-                )
-            if method.weighting == "context":
+            if method.encoders:
+                self.mixture = EncoderMixture(method.balance_loss, vlm, slot)
+            elif method.cross_attention and method.features == "raw":
+                self.adapter = raw_adapter(vlm.feature_dim, dim, like)
+            if method.reads_prompt:
                 self.prompt = ContextPrompt(vlm.model.get_input_embeddings())
+            if method.weighting == "context":
                 self.context_encoder = nn.Linear(dim, 2, dtype=like.dtype)
                 nn.init.zeros_(self.context_encoder.weight)
                 nn.init.zeros_(self.context_encoder.bias)
@@ -77,9 +85,48 @@ class CarpeHead(Head):
         if method.weighting == "context" and method.context_pass != "text_only":
             self.sequence_listener = SequenceListener(slot)
 
-    def adapt(self, vision: Float[Tensor, "batch vision features"]) -> Float[Tensor, "batch vision dim"]:
+    def adapt(
+        self, base_model: nn.Module, vision: Float[Tensor, "batch vision features"], mask: Bool[Tensor, "batch vision"]
+    ) -> tuple[Float[Tensor, "batch seen dim"], Bool[Tensor, "batch seen"]]:
         """``r'``: the features as they are where they come from the model's own projector."""
-        return vision if self.adapter is None else self.adapter(vision)
+        if self.mixture is None:
+            return (vision if self.adapter is None else self.adapter(vision)), mask
+        inputs = self.slot.read().encoders
+        is_chosen = inputs is not None and inputs.choice is not None
+        last = None if is_chosen else self._last_states(base_model)
+        return self.mixture(encoders_of(base_model), last, vision, mask)
+
+    @torch.no_grad()
+    def choose_once(self, base_model: nn.Module, input_ids: Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Before ``generate``: further encoders are chosen and run once, however many beams and words follow."""
+        if self.mixture is None or kwargs.get("pixel_values") is None:
+            return kwargs
+        with self.slot.holding(context_of(base_model, input_ids, kwargs, kwargs)):
+            states, last = self._prompt_states(base_model), self._last_states(base_model)
+            return self.mixture.prepared(encoders_of(base_model), states, last, kwargs)
+
+    def _last_states(self, base_model: nn.Module) -> Float[Tensor, "batch dim"]:
+        """The context prompt behind each row's last question."""
+        states, context = self._prompt_states(base_model), self.slot.read()
+        assert context.prompt_mask is not None
+        last = context.prompt_mask.any(dim=-1).sum(dim=1).clamp(min=1) - 1
+        return states[torch.arange(len(states), device=last.device), last]
+
+    def _prompt_states(self, base_model: nn.Module) -> Float[Tensor, "batch turns dim"]:
+        """The context prompt behind each turn's text alone, once in a forward."""
+        assert self.prompt is not None
+        context = self.slot.read()
+        if context.encoders is not None and context.encoders.states is not None:
+            return context.encoders.states
+        if ("prompt_states", 0) not in context.notes:
+            states = self.prompt.after_text(base_model, base_model.get_submodule(self.language_path), context)
+            context.notes["prompt_states", 0] = states
+        return context.notes["prompt_states", 0]
+
+    def _untouched(self, base_model: nn.Module, states: Tensor) -> Tensor:
+        if self.mixture is not None:
+            self.mixture.take_no_part()
+        return super()._untouched(base_model, states)
 
     def combine(
         self,
@@ -120,7 +167,7 @@ class CarpeHead(Head):
         assert self.prompt is not None
         context, language_model = self.slot.read(), base_model.get_submodule(self.language_path)
         if self.sequence_listener is None:
-            return self.prompt.after_text(base_model, language_model, context)
+            return self._prompt_states(base_model)
         if not is_first:
             raise DataError(
                 f"a new question on cached text with context_pass '{self.method.context_pass}'",
@@ -168,9 +215,15 @@ class CARPE(Method):
     start: ClassVar[Start] = "changes"
     silent: ClassVar[tuple[str, ...]] = (
         "adapter.", "context_encoder.", "prompt.", "scalar", "integrators.0.norms.", ".query.", ".key.", ".value.",
-        ".up.",
+        ".up.", "mixture.",
     )  # fmt: skip
     """What lies behind an output layer that starts as zero; and the weights, where both states are still the same."""
+    mute: ClassVar[tuple[str, ...]] = ("mixture.adapters.",)
+    """The adapter of an encoder that no row chose."""
+    reasons: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(silent, "the output layer behind it starts as zero, so that both states are the same"),
+        **dict.fromkeys(mute, "no row chose its encoder"),
+    }
     paper: ClassVar[str] = "arXiv:2601.13622"
 
     queries: Literal["second_last", "final_prenorm"] = "second_last"
@@ -195,11 +248,56 @@ class CARPE(Method):
     """Of both attentions; None is as many as the language model has."""
     mlp_ratio: Annotated[float, Gt(0)] = 4.0
     """Width of the integrator's network over the model's."""
+    encoders: dict[str, str | dict[str, str | int | None]] | None = None
+    """Vision encoders beside the base's own tower, of which the question chooses one for each row (CARPE-MoE): name ->
+    hub id, folder or ``plug-in:path``, or ``{path: ..., layer: -2}`` with the hidden state to read. They are frozen."""
+    balance_loss: Annotated[float, Ge(0)] = 0.01
+    """Coefficient of the loss that shares rows out among the encoders (ours; methods.md 6.7)."""
+    feature_cache: str | None = field(default=None, compare=False)
+    """Folder that keeps what the further encoders make of each picture; None keeps nothing. It is no part of an adapter
+    and may be deleted at any time."""
+    feature_cache_mib: Annotated[int, Ge(1)] = field(default=20_000, compare=False)
+    """Most that the folder takes; what was used longest ago goes first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        written = {name: spec.written() for name, spec in self.further_encoders.items()}
+        object.__setattr__(self, "encoders", written or None)
+        if self.encoders:
+            self._check_encoders()
         if not self.inserts and not self.train_lm_head:
             raise ConfigError("carpe would train nothing", fix="set vision_weight above 0, or train_lm_head to true")
+
+    def _check_encoders(self) -> None:
+        """Raises where the encoders would not be looked at, or their router could see a picture."""
+        for is_wrong, option, why in (
+            (not self.inserts, "vision_weight 0", "nothing looks at a picture then"),
+            (not self.cross_attention, "cross_attention false", "nothing looks at a picture then"),
+            (self.features != "raw", f"features '{self.features}'", "only the base has a projector of its own"),
+            (self.context_pass != "text_only", f"context_pass '{self.context_pass}'", "their router reads text alone"),
+        ):
+            if is_wrong:
+                raise ConfigError(f"carpe has encoders and {option}", why=why, fix="leave one of them out")
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.spec(), sort_keys=True))
+
+    def spec(self) -> dict[str, Any]:
+        """Without where features are kept, and without what only counts with encoders where there are none."""
+        left_out = {"feature_cache", "feature_cache_mib"} | (set() if self.encoders else {"encoders", "balance_loss"})
+        return {key: value for key, value in super().spec().items() if key not in left_out}
+
+    @property
+    def further_encoders(self) -> Mapping[str, EncoderSpec]:
+        return specs_of(self.encoders)
+
+    @property
+    def draws_at_random(self) -> bool:
+        return bool(self.encoders)
+
+    @property
+    def depends_on_micro_batch(self) -> bool:
+        return bool(self.encoders and self.balance_loss)
 
     @classmethod
     def preset(cls, name: Literal["paper", "ours"], **changes: object) -> "CARPE":
@@ -220,14 +318,14 @@ class CARPE(Method):
 
     @property
     def reads_prompt(self) -> bool:
-        return self.weighting == "context"
+        return self.weighting == "context" or bool(self.encoders)
 
     def groups(self, place: str) -> tuple[str, ...]:
         groups = ("head",) if self.inserts or self.train_lm_head else ()
-        return (*groups, "router") if self.weighting != "fixed" else groups
+        return (*groups, "router") if self.weighting != "fixed" or self.encoders else groups
 
     def attach(self, vlm: VLM, place: str, attachment: Attachment) -> None:
-        refuse_soft_capping(vlm)
+        refuse_unfit(vlm)
         if self.context_pass != "text_only" and self.weighting == "context":
             _refuse_attention(vlm, self.context_pass)
         if self.train_lm_head:
@@ -240,12 +338,13 @@ class CARPE(Method):
         head.attach(vlm, attachment, [heard], self.features)
         if head.sequence_listener is not None:
             attachment.before(vlm, vlm.language_model, head.sequence_listener.hear)
-        weights = {"prompt", "context_encoder", "scalar"}
         named = dict(head.named_parameters())
         for group, is_weight in (("head", False), ("router", True)):
-            attachment.train(
-                [p for name, p in named.items() if (name.split(".")[0] in weights) is is_weight], group=group
-            )
+            attachment.train([p for name, p in named.items() if name.startswith(WEIGHTS) is is_weight], group=group)
+        if self.encoders:
+            attachment.preludes.append(head.choose_once)
+        for encoder in encoders_of(vlm.base_model).values() if self.feature_cache else ():
+            encoder.cache = FeatureCache(self.feature_cache, self.feature_cache_mib * 2**20)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class SequenceInputs:
     """The sequence that went into the language model."""
 
     embeddings: Float[Tensor, "batch tokens dim"]
-    positions: Int[Tensor, "*axes batch tokens"]
+    positions: Int[Tensor, "*axes rows tokens"]
     is_there: Bool[Tensor, "batch tokens"]
     """False at padding."""
     is_text: Bool[Tensor, "batch tokens"]
@@ -89,11 +89,12 @@ class ContextPrompt(nn.Module):
         mask = mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
         prompts = self.embedding.to(dtype).expand(batch, num_turns, -1)
         last = (heard.ends - 1).clamp(min=0)
-        ends = heard.positions.gather(-1, last.expand(*heard.positions.shape[:-1], num_turns)) + 1
+        positions = heard.positions.expand(*heard.positions.shape[:-2], batch, -1)  # one row may stand for all
+        ends = positions.gather(-1, last.expand(*positions.shape[:-1], num_turns)) + 1
         output = language_model(
             inputs_embeds=torch.cat([heard.embeddings, prompts], dim=1),
             attention_mask=mask,
-            position_ids=torch.cat([heard.positions, ends], dim=-1),
+            position_ids=torch.cat([positions, ends], dim=-1),
             use_cache=False,
         )
         return output.last_hidden_state[:, length:]

@@ -7,40 +7,33 @@ keys or values over tokens. ``merged`` routing, ``expert_jitter``, ``temperature
 ours; of sparse and random routing the paper has the names, methods.md 4.7 the rest.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import sqrt
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from yarbus.core.errors import ConfigError, DataError
-from yarbus.methods.auxiliary import add_loss, no_images, router_losses
+from yarbus.methods.auxiliary import add_loss, router_losses
 from yarbus.methods.contexts import ConcatContext, ContextVectorExtractor, ImageContext, TextContext
-from yarbus.methods.experts import jitter
+from yarbus.methods.experts import draw, jitter
 from yarbus.methods.hidden import down_from
 from yarbus.models.attachment import Attachment, Method, Start
 from yarbus.models.context import Context, ContextSlot
 from yarbus.models.images import ImageMap
-from yarbus.models.sketch import hashed, key_of
+from yarbus.models.sketch import key_of
 from yarbus.models.vlm import VLM
 
 Routing = Literal["dense", "sparse", "uniform", "random", "merged"]
 ContextKind = Literal["cve", "image", "text", "concat"]
 Extractor = ConcatContext | ContextVectorExtractor | ImageContext | TextContext
-
-
-def draw(image_keys: Int[Tensor, " images"], key: int, num_experts: int, top_k: int) -> Int[Tensor, "images top_k"]:
-    """Different experts for each image, drawn anew for another key of the image or of all; the same on every device."""
-    keys = hashed(image_keys, key)
-    order = hashed(torch.arange(num_experts, device=keys.device), keys[:, None]).argsort(dim=1)
-    return order[:, :top_k]
 
 
 class ContextualMixture(nn.Module):
@@ -109,6 +102,7 @@ class ContextualMixture(nn.Module):
         images = context.tower
         assert images is not None, "the tower ran without images"
         images.check(tokens)
+        tokens = images.strip(tokens)
         if self.num_experts > 1 and self.routing == "random":
             return self._drawn_weights(tokens, context), images
         if self.extractor is None or self.router is None:
@@ -159,22 +153,16 @@ class ContextualMixture(nn.Module):
         self.slot.record("z_loss", self.block_index, z_loss)
         return add_loss(weights, method.balance_loss * balance + method.z_loss * z_loss, self.slot.loss_scale)
 
-    def take_part(
-        self, base_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Before each forward: a batch without images has its part in the losses of the other processes' images."""
-        if self.training and torch.is_grad_enabled() and kwargs.get("pixel_values") is None:
-            no_images(self.num_experts, self.up_weight.device)
-        return args, kwargs
-
     def forward(self, tokens: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
         weights, images = self.routing_weights(tokens)
-        weights = weights.to(tokens.dtype)
+        own, weights = images.strip(tokens), weights.to(tokens.dtype)
         if self.num_experts > 1 and self.routing == "merged":
-            return self.merge(tokens, weights, images)
+            return self.merge(own, weights, images).view_as(tokens)
         mix = self.select if self.selects else self.blend
-        output = mix(tokens, weights, images)
-        return output if self.down_bias is None else output + images.spread(weights @ self.down_bias)
+        output = mix(own, weights, images)
+        if self.down_bias is not None:
+            output = output + images.spread(weights @ self.down_bias)
+        return output.view_as(tokens)
 
     @property
     def selects(self) -> bool:
@@ -256,6 +244,9 @@ class CoVFT(Method):
     """Experts start as copies and their weights sum to 1. With ``expert_jitter`` outputs move by its size."""
     silent: ClassVar[tuple[str, ...]] = (".extractor.", ".router.")
     """Identical experts give the router and what feeds it no gradient (methods.md 4.5)."""
+    reasons: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        silent, "experts start as copies: which one is chosen is alike"
+    )
     paper: ClassVar[str] = "arXiv:2603.21077"
 
     context: ContextKind = "cve"
@@ -370,8 +361,6 @@ class CoVFT(Method):
             attachment.train([p for module in routing for p in module.parameters()], group="router")
             if isinstance(mixture.extractor, ContextVectorExtractor):
                 attachment.drop(vlm, place, mixture, "router", mixture.extractor.num_dead)
-            if self.has_losses:
-                attachment.before(vlm, vlm.base_model, mixture.take_part)
 
 
 def mixtures_of(model: nn.Module) -> dict[int, ContextualMixture]:

@@ -1,7 +1,10 @@
-"""What every mixture does to experts that start as copies of one network."""
+"""What mixtures have in common: experts that start as copies of one network, and draws among them."""
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
+
+from yarbus.models.sketch import hashed
 
 
 @torch.no_grad()
@@ -17,3 +20,10 @@ def jitter(weight: Tensor, relative: float, at: int = 0) -> None:
     noise = torch.randn_like(weight)
     noise -= noise.mean(dim=at, keepdim=True)
     weight += noise * relative * weight.std()
+
+
+def draw(image_keys: Int[Tensor, " images"], key: int, num_experts: int, top_k: int) -> Int[Tensor, "images top_k"]:
+    """Different experts for each image, drawn anew for another key of the image or of all; the same on every device."""
+    keys = hashed(image_keys, key)
+    order = hashed(torch.arange(num_experts, device=keys.device), keys[:, None]).argsort(dim=1)
+    return order[:, :top_k]

@@ -62,10 +62,11 @@ class FeatureListener(nn.Module):
             self._note(self.slot.context, self.slot.context.tower, args[0])
         return args, kwargs
 
-    def adapted(self, projector: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        """Hook behind the projector."""
+    def adapted(self, projector: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        """Hook behind the projector, which returns its tokens or a record of them."""
         if self.slot.context is not None and self.slot.context.projector is not None:
-            self._note(self.slot.context, self.slot.context.projector, output)
+            tokens = output if isinstance(output, Tensor) else output.last_hidden_state
+            self._note(self.slot.context, self.slot.context.projector, tokens)
         return output
 
     def _note(self, context: Context, images: ImageMap, tokens: Tensor) -> None:
@@ -117,7 +118,7 @@ class Head(nn.Module, ABC):
         ``heard``: for each integrator the language block whose input it gets, or ``AFTER_ALL``.
         """
         blocks = vlm.language_blocks
-        refuse_soft_capping(vlm)
+        refuse_unfit(vlm)
         listeners = [StateListener(self.slot, index) for index in heard]
         self.listeners.extend([*listeners, StateListener(self.slot, None)])
         attachment.insert(vlm, vlm.base_model, MODULE, self)
@@ -133,9 +134,11 @@ class Head(nn.Module, ABC):
         attachment.after(vlm, vlm.base_model, self.finish)
         self.slot.head_listens = True
 
-    def adapt(self, vision: Float[Tensor, "batch vision features"]) -> Float[Tensor, "batch vision dim"]:
-        """The features in the language model's width."""
-        return vision
+    def adapt(
+        self, base_model: nn.Module, vision: Float[Tensor, "batch vision features"], mask: Bool[Tensor, "batch vision"]
+    ) -> tuple[Float[Tensor, "batch seen dim"], Bool[Tensor, "batch seen"]]:
+        """What the integrators look at, in the language model's width, and where it is."""
+        return vision, mask
 
     def weigh(self, base_model: nn.Module, length: int, is_first: bool = True) -> Float[Tensor, "batch columns"] | None:
         """Weight of the image's branch at each of the ``length`` columns; None where the head has no such weight.
@@ -202,9 +205,10 @@ class Head(nn.Module, ABC):
     def _begin_answer(self, base_model: nn.Module, vision: Tensor, mask: Tensor, length: int) -> AnswerState:
         """What the first forward of an answer, or of a training row, finds out."""
         sees = any(one.cross_attention is not None for one in self.integrators)
-        adapted = self.adapt(vision) if sees else None
+        has_image = mask.any(dim=1)
+        adapted, mask = self.adapt(base_model, vision, mask) if sees else (None, mask)
         seen = [None if adapted is None else one.see(adapted, mask) for one in self.integrators]  # type: ignore[operator]
-        return AnswerState(seen, mask.any(dim=1), self.weigh(base_model, length))
+        return AnswerState(seen, has_image, self.weigh(base_model, length))
 
     def _continue_answer(self, base_model: nn.Module, cache: Any, first: HeadLayer, length: int) -> AnswerState:
         """What it remembers while the answer grows; a new question gets a weight of its own."""
@@ -279,8 +283,14 @@ class Head(nn.Module, ABC):
         return states
 
 
-def refuse_soft_capping(vlm: VLM) -> None:
-    """Raises where mixing hidden states is not mixing logits."""
+def refuse_unfit(vlm: VLM) -> None:
+    """Raises where mixing hidden states is not mixing logits, and where images stand in no column of the text."""
+    if vlm.family.cross_attends:
+        raise ConfigError(
+            f"a head cannot hear the images of {vlm.family.config}",
+            why="its language model attends across to tiles of several layers; no column of its text holds an image",
+            fix="choose another model, or head 'none'",
+        )
     cap = getattr(vlm.config.get_text_config(), "final_logit_softcapping", None)
     if cap is not None:
         raise ConfigError(

@@ -6,6 +6,7 @@ behind the average that starts as the language model's last; a row without a pic
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from yarbus.core.errors import ConfigError
-from yarbus.methods.head import AFTER_ALL, Head, refuse_soft_capping
+from yarbus.methods.head import AFTER_ALL, Head, refuse_unfit
 from yarbus.models.attachment import Attachment, Method, Start
 from yarbus.models.context import ContextSlot
 from yarbus.models.vlm import VLM
@@ -57,6 +58,7 @@ class LEVI(Method):
     """The average of several blocks' states is not the last one's."""
     silent: ClassVar[tuple[str, ...]] = (".norms.", ".query.", ".key.", ".value.", ".up.")
     """What lies behind an output layer that starts as zero."""
+    reasons: ClassVar[Mapping[str, str]] = dict.fromkeys(silent, "the output layer behind it starts as zero")
     paper: ClassVar[str] = "arXiv:2402.04644"
 
     num_layers: Annotated[int, Ge(1)] | None = None
@@ -70,7 +72,7 @@ class LEVI(Method):
         return ("head",)
 
     def attach(self, vlm: VLM, place: str, attachment: Attachment) -> None:
-        refuse_soft_capping(vlm)
+        refuse_unfit(vlm)
         num_blocks = len(vlm.language_blocks)
         num_layers = self.num_layers or min(NUM_LAYERS, num_blocks)
         if num_layers > num_blocks:

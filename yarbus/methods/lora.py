@@ -17,7 +17,7 @@ and some more. Those have the names of a peft adapter file behind its prefix, ``
 library can read the other's numbers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Annotated, Any, ClassVar, Literal
@@ -76,6 +76,7 @@ class LoRA(Method):
     places: ClassVar[tuple[str, ...]] = ("vision", "language")
     start: ClassVar[Start] = "identity"
     silent: ClassVar[tuple[str, ...]] = (".lora_A.",)
+    reasons: ClassVar[Mapping[str, str]] = {".lora_A.": "lora_B starts as zero, which makes the start exact"}
     paper: ClassVar[str] = "arXiv:2106.09685"
 
     rank: Annotated[int, Ge(1)] = 8

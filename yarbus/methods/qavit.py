@@ -159,6 +159,10 @@ class QAViT(Method):
     layouts: ClassVar[tuple[Layout, ...]] = ("images tokens dim",)
     silent: ClassVar[tuple[str, ...]] = ("gated.projection.", "null_row")
     mute: ClassVar[tuple[str, ...]] = ("null_row",)
+    reasons: ClassVar[Mapping[str, str]] = {
+        "gated.projection.": "its gate starts closed",
+        "null_row": "only a question without words reads it",
+    }
     paper: ClassVar[str] = "arXiv:2402.05472"
 
     first_block: Annotated[int, Ge(0)] | None = None

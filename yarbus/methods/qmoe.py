@@ -243,6 +243,7 @@ class QMoE(Method):
     """A new connector that has seen nothing: it needs a stage of its own before the language model trains with it."""
     silent: ClassVar[tuple[str, ...]] = ("router.",)
     mute: ClassVar[tuple[str, ...]] = ("router.",)
+    reasons: ClassVar[Mapping[str, str]] = {"router.": "only a searched path pulls the router, and only a better one"}
     paper: ClassVar[str] = "Q-MoE: Connector for MLLMs with Text-Driven Routing, ACM MM 2024"
     fidelity: ClassVar[Fidelity] = "low"
 

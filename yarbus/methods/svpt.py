@@ -17,6 +17,7 @@ through the block's own attention weights, so that the block may run fused atten
 does to queries and keys beyond its linear layers (rotation by position, their norms) is left out.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -162,6 +163,7 @@ class SVPT(Method):
     layouts: ClassVar[tuple[Layout, ...]] = ("images tokens dim",)
     """As VPT."""
     silent: ClassVar[tuple[str, ...]] = (".connection.down.", ".connection.norm.")
+    reasons: ClassVar[Mapping[str, str]] = dict.fromkeys(silent, "the gate behind it starts as zero")
     paper: ClassVar[str] = "arXiv:2404.05207"
     fidelity: ClassVar[Fidelity] = "low"
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from yarbus.core.folders import check_free
 from yarbus.methods.assemble import build_all
 from yarbus.methods.lora import fold
 from yarbus.models import pairing
-from yarbus.models.interpolate import Pair, check_alpha, check_free
+from yarbus.models.interpolate import Pair, check_alpha
 
 
 @contextmanager

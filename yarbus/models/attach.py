@@ -10,7 +10,9 @@ from yarbus.core.errors import ConfigError
 from yarbus.core.places import PLACES
 from yarbus.models.attachment import Attachment, Method, attachment_of, is_attached
 from yarbus.models.context import ContextSlot, bind, receive_context, release_context
+from yarbus.models.encoders import VisionEncoder, encoders_of, load_encoder
 from yarbus.models.fingerprint import fingerprint
+from yarbus.models.idle import run_idle_eyes
 from yarbus.models.processor import attach_to_processor, detach_from_processor, set_needs
 from yarbus.models.question import Question
 from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, special_ids
@@ -32,19 +34,29 @@ def _begin(vlm: VLM, keep_base: bool) -> Attachment:
         keep_base=keep_base,
     )
     vlm.base_model.context_attachment = attachment  # type: ignore[assignment]
+    vlm.base_model.register_forward_pre_hook(run_idle_eyes, with_kwargs=True)
     return attachment
 
 
-def _open_path(vlm: VLM, attachment: Attachment, encoder: TextEncoder | None) -> None:
-    """Hooks on the base model and the class swap on the top model; once per model."""
+def _open_path(
+    vlm: VLM, attachment: Attachment, encoder: TextEncoder | None, encoders: Mapping[str, VisionEncoder]
+) -> None:
+    """Hooks on the base model and the class swap on the top model; once per model. Encoders may come later."""
     base, model = vlm.base_model, vlm.model
-    if isinstance(model, ContextMixin):
-        if encoder is not None:
-            base.context_encoder = encoder
-        return
+    if not isinstance(model, ContextMixin):
+        _make_path(vlm, attachment)
+    if encoder is not None:
+        base.context_encoder = encoder
+    if encoders:
+        base.context_vision_encoders = nn.ModuleDict(encoders)  # type: ignore[arg-type]
+        model.__class__ = context_class(model.plain_class, tuple(encoders))  # type: ignore[attr-defined]
+
+
+def _make_path(vlm: VLM, attachment: Attachment) -> None:
+    base, model = vlm.base_model, vlm.model
     base.context_slot = attachment.slot  # type: ignore[assignment]
     base.context_family = vlm.family  # type: ignore[assignment]
-    base.context_encoder = encoder
+    base.context_encoder = base.context_vision_encoders = None  # type: ignore[assignment]
     base.context_special_ids = frozenset()  # type: ignore[assignment]
     # Before hooks of methods: they read what it fills.
     base.register_forward_pre_hook(receive_context, with_kwargs=True, prepend=True)
@@ -94,6 +106,7 @@ def set_stage(
     places: Mapping[str, Method],
     *,
     text_encoder: str | TextEncoder | None = None,
+    vision_encoders: Mapping[str, VisionEncoder] | None = None,
     question: Question | None = None,
     keep_base: bool = False,
 ) -> tuple[nn.Module, Any]:
@@ -101,6 +114,7 @@ def set_stage(
 
     The first call on a model attaches to it; later calls (later stages) may add methods to places that hold
     none. A place not named is frozen but still runs. Changes model and processor in place and returns them.
+    ``vision_encoders``: those that its methods need, where they are loaded already.
 
     Raises:
         ConfigError: a method that does not fit its place or tower, a place that holds another method, or a method
@@ -123,15 +137,31 @@ def set_stage(
     if needs_text and getattr(vlm.base_model, "context_encoder", None) is None:
         assert text_encoder is not None
         encoder = text_encoder if isinstance(text_encoder, TextEncoder) else load_text_encoder(text_encoder, vlm)
+    vision_encoders = vision_encoders or _further_encoders(vlm, places)
     is_first = not is_attached(model)
     attachment = _begin(vlm, keep_base) if is_first else attachment_of(model)
     try:
-        _attach_all(vlm, processor, attachment, places, encoder, question)
+        _attach_all(vlm, processor, attachment, places, encoder, vision_encoders, question)
     except BaseException:
         if is_first:  # a method that does not fit must leave the model as it was
             detach(model, processor)
         raise
     return model, processor
+
+
+def _further_encoders(vlm: VLM, places: Mapping[str, Method]) -> dict[str, VisionEncoder]:
+    """The vision encoders that a stage's methods need, loaded where the model does not have them."""
+    here = encoders_of(vlm.base_model)
+    wanted = {name: spec for method in places.values() for name, spec in method.further_encoders.items()}
+    if here and here.keys() == wanted.keys() and all(here[name].spec == spec for name, spec in wanted.items()):
+        return {}
+    if here and wanted:
+        raise ConfigError(
+            "other vision encoders than the model was attached with",
+            why=f"it has {', '.join(here)}, asked for {', '.join(wanted)}",
+            fix="name the same, or start from a model without",
+        )
+    return {name: load_encoder(name, spec, vlm) for name, spec in wanted.items()}
 
 
 def _refuse_other_question(vlm: VLM, text_encoder: str | TextEncoder | None, question: Question | None) -> None:
@@ -156,11 +186,13 @@ def _attach_all(
     attachment: Attachment,
     places: Mapping[str, Method],
     encoder: TextEncoder | None,
+    vision_encoders: Mapping[str, VisionEncoder],
     question: Question | None,
 ) -> None:
+    if encoder is not None or vision_encoders:
+        _open_path(vlm, attachment, encoder, vision_encoders)
     if encoder is not None:
         attachment.question = question or Question()
-        _open_path(vlm, attachment, encoder)
         if processor is not None:
             tokenizer = load_context_tokenizer(encoder, processor)
             attach_to_processor(processor, tokenizer, attachment.question, encoder.limit)
@@ -168,20 +200,24 @@ def _attach_all(
     for place, method in places.items():
         _attach_method(vlm, attachment, place, method)
     if processor is not None:
-        follow(processor, attachment)
+        follow(processor, vlm.model)
     if attachment.inserted:
-        _open_path(vlm, attachment, None)
+        _open_path(vlm, attachment, None, {})
     attachment.active = {place for place, method in places.items() if method.groups(place)}
-    _set_requires_grad(vlm.model, attachment)
+    set_requires_grad(vlm.model, attachment)
 
 
-def follow(processor: Any, attachment: Attachment) -> None:
-    """Makes batches what the attached methods need: placeholders of an image, and the question for a head."""
+def follow(processor: Any, model: nn.Module) -> None:
+    """Makes batches what the attached methods need: placeholders of an image, the question for a head, and pictures as
+    further vision encoders see them."""
+    attachment, encoders = attachment_of(model), encoders_of(model.base_model)  # type: ignore[arg-type]
     reads_prompt = any(method.reads_prompt for method in attachment.places.values())
-    set_needs(processor, attachment.image_tokens, reads_prompt)
+    pictures = {name: encoder.image_processor for name, encoder in encoders.items()}
+    set_needs(processor, attachment.image_tokens, reads_prompt, pictures)
 
 
-def _set_requires_grad(model: nn.Module, attachment: Attachment) -> None:
+def set_requires_grad(model: nn.Module, attachment: Attachment) -> None:
+    """Lets train what the methods of the places that train now declare and a gradient reaches, and nothing else."""
     for name, parameter in model.named_parameters():
         trained = attachment.parameters.get(name)
         parameter.requires_grad_(trained is not None and trained.is_reachable and trained.place in attachment.active)
@@ -286,12 +322,14 @@ def _close_path(vlm: VLM) -> None:
         checkpoint = getattr(module, "_gradient_checkpointing_func", None)
         if getattr(checkpoint, "is_bound", False):
             module._gradient_checkpointing_func = checkpoint.__wrapped__  # type: ignore[assignment, union-attr]
+    _remove_hook(base, base._forward_pre_hooks, run_idle_eyes)
     del base.context_attachment
     if not isinstance(model, ContextMixin):
         return
     for hooks, ours in ((base._forward_pre_hooks, receive_context), (base._forward_hooks, release_context)):
         _remove_hook(base, hooks, ours)
     del base.context_slot, base.context_family, base.context_encoder, base.context_special_ids
+    del base.context_vision_encoders
     model.__class__ = model.plain_class  # type: ignore[attr-defined]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from yarbus.core.errors import ConfigError, MismatchError
 from yarbus.core.places import GROUPS
 from yarbus.models.context import ContextSlot
+from yarbus.models.encoders import EncoderSpec
 from yarbus.models.fingerprint import sample
 from yarbus.models.question import Question
 from yarbus.models.vlm import VLM, Layout
@@ -26,6 +27,8 @@ Fidelity = Literal["high", "low"]
 Preparation = Callable[[nn.Module, Mapping[str, Any], float], None]
 """``prepare(model, inputs, progress)``: called before each micro-batch of training, without gradient; ``progress`` is
 the share of the stage's steps that are done, in [0, 1). What it decides it leaves in its own modules."""
+Prelude = Callable[[nn.Module, Tensor | None, dict[str, Any]], dict[str, Any]]
+"""``prelude(base_model, input_ids, kwargs) -> kwargs``: called before ``generate`` makes beams of rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +39,13 @@ class Method(ABC):
     places: ClassVar[tuple[str, ...]]
     start: ClassVar[Start]
     """What attaching does to the outputs before training: nothing; no more than rounding; something declared."""
-    layouts: ClassVar[tuple[Layout, ...]] = ("images tokens dim", "total dim")
+    layouts: ClassVar[tuple[Layout, ...]] = ("images tokens dim", "images tiles dim", "total dim")
     silent: ClassVar[tuple[str, ...]] = ()
     """Parts of names of tensors whose gradient may be zero at the start; the docstring says why."""
     mute: ClassVar[tuple[str, ...]] = ()
     """Parts of names of tensors whose gradient may stay zero on a small batch, such as a token for empty questions."""
+    reasons: ClassVar[Mapping[str, str]] = {}
+    """Why, for each part in ``silent`` and ``mute``: what an audit says of such a tensor."""
     paper: ClassVar[str] = ""
     """Where it was published, such as ``arXiv:2106.10199``; empty for what has no paper."""
     fidelity: ClassVar[Fidelity] = "high"
@@ -80,6 +85,11 @@ class Method(ABC):
     def reads_prompt(self) -> bool:
         """Whether it needs what the user said in the language model's own tokens (``context_prompt_ids``)."""
         return False
+
+    @property
+    def further_encoders(self) -> Mapping[str, EncoderSpec]:
+        """Vision encoders that it needs beside the base's tower, by name, in order."""
+        return {}
 
     @property
     def draws_at_random(self) -> bool:
@@ -140,6 +150,8 @@ class Attachment:
     """(place, module path, group) -> parameters that the paper counts and that are left out, as no gradient comes."""
     preparations: list[Preparation] = field(default_factory=list)
     """What methods do before each micro-batch of training."""
+    preludes: list[Prelude] = field(default_factory=list)
+    """What methods compute once before ``generate`` begins."""
     image_tokens: int | None = None
     """Tokens of each image that the projector hands the language model, where a method changed their number."""
     untied: dict[str, bool] = field(default_factory=dict)

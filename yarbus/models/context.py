@@ -6,20 +6,33 @@ read. The slot never holds the answer, is empty outside of a forward, and is han
 recomputation of activation checkpointing (``bind``), which runs the blocks again during backward.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from yarbus.core.errors import DataError
+from yarbus.models.consistency import check_tokens_of_rows, refuse_missing_pictures, refuse_new_question
+from yarbus.models.encoder_inputs import (
+    CHOICE,
+    COUNTS,
+    FEATURES,
+    MASK,
+    PIXELS,
+    STATES,
+    EncoderInputs,
+    encoder_inputs,
+    encoder_names,
+)
 from yarbus.models.images import ImageMap
 from yarbus.models.sketch import hashed, key_of
 from yarbus.models.text_encoder import TextStates
-from yarbus.models.vlm import Family
+from yarbus.models.vlm import Family, ImageUnits
 
 
 @dataclass(frozen=True)
@@ -50,15 +63,29 @@ CHANNEL = (
 ``context_input_ids``, ``context_attention_mask`` [batch, text_tokens]: the question in the text encoder's tokens; a row
 whose mask is all zero has no context. With one text per turn they are [batch, turns, text_tokens]: the tower then
 answers to a row's last turn.
-``context_image_counts`` [batch]: images of each row, needed only without ``input_ids``. ``context_turn_index`` [batch,
-tokens]: the answered turn of each token, -1 for none. ``context_row_key`` [batch]: a number for each row that keys what
-is drawn at random for its images; without it the row's tokens are the key, so that a row is always seen alike.
+``context_image_counts`` [batch]: images of each row (of InternVL: tiles), needed only without ``input_ids``.
+``context_turn_index`` [batch, tokens]: the answered turn of each token, -1 for none. ``context_row_key`` [batch]: a
+number for each row that keys what is drawn at random for its images; without it the row's tokens are the key, so that
+a row is always seen alike.
 
 ``context_prompt_ids``, ``context_prompt_mask`` [batch, tokens], or [batch, turns, tokens]: what the user said up to a
 turn, in the language model's tokens and without pictures; a head's weights depend on it alone.
 ``context_vision_features`` [batch, tokens, dim], ``context_vision_mask`` [batch, tokens]: the features of each row's
 images. ``generate`` puts them there itself where it encodes images before the first forward.
 """
+
+
+def channel_of(encoders: Iterable[str] = ()) -> tuple[ContextKey, ...]:
+    """The channel of a model with these further vision encoders; without any it is ``CHANNEL``.
+
+    ``context_pixel_values_<encoder>`` [pictures, 3, height, width]: every picture as that encoder's processor makes it;
+    ``context_picture_counts`` [batch]: pictures of each row. ``generate`` puts into their place, before beams are made
+    of rows, what came of them: ``context_prompt_states`` [batch, turns, dim], ``context_encoder_choice`` [batch],
+    ``context_encoder_features`` [batch, tokens, dim] and ``context_encoder_mask`` [batch, tokens].
+    """
+    pixels = [ContextKey(f"{PIXELS}{name}", axis="image", pad=0, reader="head") for name in encoders]
+    beside = (COUNTS, STATES, CHOICE, FEATURES, MASK) if pixels else ()
+    return (*CHANNEL, *(ContextKey(name, axis="row", pad=0, reader="head") for name in beside), *pixels)
 
 
 @dataclass(frozen=True)
@@ -87,8 +114,14 @@ class Context:
     """Rows of the batch."""
     image_keys: Tensor | None = None
     """[images] int64, from the key of the image's row and the image's number there; None if the rows are unknown."""
+    row_keys: Tensor | None = None
+    """[batch] int64, what is drawn at random for a row is keyed by; None if unknown, or without a picture."""
+    encoders: EncoderInputs | None = None
+    """What further vision encoders look at; None without them, and in a forward without pictures."""
     has_gradient: bool = False
     """Whether the forward was begun with gradients on; inside of a reentrant checkpoint they are off at first."""
+    is_idle: bool = False
+    """Whether its one image is a dummy, run for other processes' sake (``models.idle``): it counts for nothing."""
     notes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     """(word, block) -> what a block leaves for later ones of the same forward. Hooks may leave tensors that require
     grad; code inside a block may not: reentrant checkpointing would cut their gradient."""
@@ -135,7 +168,8 @@ class Record:
 
     kind: str
     """``context``, ``routing_weights``, ``gaze``, ``balance_loss``, ``z_loss``; of a head ``mixing_weights``,
-    ``columns``, ``is_text``, ``language_states``, ``vision_states``, ``vision_weight``."""
+    ``columns``, ``is_text``, ``language_states``, ``vision_states``, ``vision_weight``, ``encoder_choice``,
+    ``encoder_probabilities``, ``encoder_balance_loss``."""
     block_index: int
     values: Tensor
     """Detached, on the CPU; axes as the module that records says."""
@@ -168,6 +202,9 @@ class ContextSlot:
         self.head_listens = False
         """True once a head method wants the context of every forward, those without pictures and each decoding step
         included."""
+        self.frozen_groups: frozenset[str] = frozenset()
+        """Parameter groups whose rate is 0 for now (``frozen_fraction``). Our trainer says it; for plain Trainer and
+        TRL set it yourself, or leave it: then nothing is taken as frozen."""
         self.loss_scale = 1.0
         """What auxiliary losses weigh beside the loss of a forward (``methods.auxiliary``). Our trainer sets one over
         the number of micro-batches, so that they weigh as one batch; plain Trainer and TRL leave it at 1."""
@@ -204,6 +241,15 @@ class ContextSlot:
             self.loss_scale = before
 
     @contextmanager
+    def freezing(self, groups: Iterable[str]) -> Iterator[None]:
+        """Says for a while which parameter groups have a rate of 0."""
+        before, self.frozen_groups = self.frozen_groups, frozenset(groups)
+        try:
+            yield
+        finally:
+            self.frozen_groups = before
+
+    @contextmanager
     def recording(self) -> Iterator[Recorder]:
         """Collects what modules notice while the block runs."""
         before, self.recorder = self.recorder, Recorder()
@@ -212,10 +258,40 @@ class ContextSlot:
         finally:
             self.recorder = before
 
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """What modules notice for a while is not collected."""
+        before, self.recorder = self.recorder, None
+        try:
+            yield
+        finally:
+            self.recorder = before
+
     def record(self, kind: str, block_index: int, values: Tensor) -> None:
         """Hands something to the recorder, if there is one."""
         if self.recorder is not None:
             self.recorder.records.append(Record(kind, block_index, values.detach().cpu()))
+
+
+def _trains(function: Callable[..., Any]) -> bool:
+    """Whether the block that a checkpointing function is handed has anything to train; True where it is not known."""
+    plain = function.func if isinstance(function, partial) else function
+    given = function.args if isinstance(function, partial) else ()
+    owners = [one for one in (getattr(plain, "__self__", None), *given) if isinstance(one, nn.Module)]
+    return not owners or any(parameter.requires_grad for parameter in owners[0].parameters())
+
+
+def _reached_by_gradient(function: Callable[..., Any], args: tuple) -> tuple:
+    """The arguments of a checkpointed block, with one that requires grad where the block trains and none does.
+
+    Reentrant checkpointing gives no gradient to a block without such an input. The library takes care of it at the
+    embeddings, but some towers (Qwen3-VL's, Molmo2's) do not tell it where they are: their blocks would train nothing,
+    silently, behind a frozen patch embedding.
+    """
+    tensors = [one for one in args if isinstance(one, Tensor) and one.is_floating_point()]
+    if not tensors or any(one.requires_grad for one in tensors) or not torch.is_grad_enabled() or not _trains(function):
+        return args
+    return tuple(one.detach().requires_grad_() if one is tensors[0] else one for one in args)
 
 
 def bind(checkpoint: Callable[..., Any], slot: ContextSlot) -> Callable[..., Any]:
@@ -226,6 +302,7 @@ def bind(checkpoint: Callable[..., Any], slot: ContextSlot) -> Callable[..., Any
 
     @wraps(checkpoint)
     def run_checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        args = _reached_by_gradient(function, args)
         context = slot.context
         ran: list[bool] = []
 
@@ -252,8 +329,19 @@ def _texts(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
     return [tuple(token for token, keep in zip(row, keeps, strict=True) if keep) for row, keeps in rows]
 
 
-def _rows_of_images(input_ids: Tensor | None, placeholders: Tensor, image_token: int, counts: Tensor | None) -> Tensor:
-    """[images] row of the batch that each image stands in."""
+def rows_of_images(
+    input_ids: Tensor | None, units: ImageUnits, image_token: int, counts: Tensor | None = None
+) -> Tensor:
+    """[images] row of the batch that each image stands in; a tile stands where its picture does."""
+    if units.rows is not None:
+        return units.rows
+    rows = _rows_of_pictures(input_ids, units.placeholders, image_token, counts)
+    return rows if units.tiles is None else rows.repeat_interleave(units.tiles)
+
+
+def _rows_of_pictures(
+    input_ids: Tensor | None, placeholders: Tensor, image_token: int, counts: Tensor | None
+) -> Tensor:
     if counts is not None:
         return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
     if input_ids is None:
@@ -262,8 +350,10 @@ def _rows_of_images(input_ids: Tensor | None, placeholders: Tensor, image_token:
             why="inputs_embeds hold no image tokens",
             fix="pass context_image_counts, or input_ids",
         )
-    ends_of_rows = (input_ids == image_token).sum(dim=1).cumsum(0)
-    return torch.searchsorted(ends_of_rows, placeholders.to(ends_of_rows).cumsum(0))
+    counts = (input_ids == image_token).sum(dim=1)
+    rows = torch.searchsorted(counts.cumsum(0), placeholders.to(counts).cumsum(0))
+    check_tokens_of_rows(counts, rows, placeholders)
+    return rows
 
 
 def _last_turns(texts: list[tuple[int, ...]], num_turns: int, rows: Tensor) -> Tensor:
@@ -302,13 +392,11 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
     """
     family: Family = base_model.context_family
     ids, mask = channel.get("context_input_ids"), channel.get("context_attention_mask")
-    tower = projector = text = rows = units = image_keys = None
+    tower = projector = text = rows = units = image_keys = keys = None
     if kwargs.get("pixel_values") is not None:
         placeholders = 0 if input_ids is None else int((input_ids == base_model.config.image_token_id).sum())
         units = family.units(base_model.config, kwargs, placeholders)
-        rows = _rows_of_images(
-            input_ids, units.placeholders, base_model.config.image_token_id, channel.get("context_image_counts")
-        )
+        rows = rows_of_images(input_ids, units, base_model.config.image_token_id, channel.get("context_image_counts"))
         keys = channel.get("context_row_key")
         if keys is None and input_ids is not None:
             keys = row_keys(base_model.config, input_ids, kwargs.get("attention_mask"))
@@ -345,6 +433,13 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
         num_turns=num_turns,
         num_rows=_num_rows(input_ids, kwargs),
         image_keys=image_keys,
+        row_keys=keys,
+        encoders=encoder_inputs(
+            encoder_names(base_model),
+            channel,
+            _num_rows(input_ids, kwargs),
+            has_pictures=kwargs.get("pixel_values") is not None,
+        ),
         has_gradient=torch.is_grad_enabled(),
     )
 
@@ -358,24 +453,38 @@ def _by_turn(values: Tensor | None) -> Tensor | None:
     return values[:, None] if values is not None and values.ndim == 2 else values
 
 
-def take_channel(kwargs: dict[str, Any]) -> dict[str, Any]:
+def take_channel(kwargs: dict[str, Any], encoders: Iterable[str] = ()) -> dict[str, Any]:
     """Takes the ``context_*`` tensors out of keyword arguments."""
-    return {key.name: kwargs.pop(key.name, None) for key in CHANNEL}
+    return {key.name: kwargs.pop(key.name, None) for key in channel_of(encoders)}
 
 
-def receive_context(base_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Pre-hook of the base model: takes the channel and fills the slot. Knows no model: copies stay apart."""
-    channel = take_channel(kwargs)
+def refuse_videos(kwargs: Mapping[str, Any]) -> None:
+    """Raises where the keyword arguments of a forward or of ``generate`` hold a video."""
     if kwargs.get("pixel_values_videos") is not None:
         raise DataError(
             "videos are not supported",
             why="a context-aware tower maps images, not frames, to questions",
             fix="pass the frames as images",
         )
+
+
+def by_name(base_model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All arguments of a forward under their names, those without one too."""
+    if not args:
+        return kwargs
+    return {**dict(zip(inspect.signature(base_model.forward).parameters, args, strict=False)), **kwargs}
+
+
+def receive_context(base_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Pre-hook of the base model: takes the channel and fills the slot. Knows no model: copies stay apart."""
+    channel = take_channel(kwargs, encoder_names(base_model))
+    given = by_name(base_model, args, kwargs)
+    refuse_videos(given)
+    refuse_missing_pictures(base_model, given)
+    refuse_new_question(base_model, given, channel.get("context_input_ids"))
     slot: ContextSlot = base_model.context_slot
-    if kwargs.get("pixel_values") is not None or slot.head_listens:
-        input_ids = args[0] if args else kwargs.get("input_ids")
-        slot.context = context_of(base_model, input_ids, channel, kwargs)
+    if given.get("pixel_values") is not None or slot.head_listens:
+        slot.context = context_of(base_model, given.get("input_ids"), channel, given)
     return args, kwargs
 
 

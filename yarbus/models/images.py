@@ -1,7 +1,8 @@
 """Which tokens belong to which image, and which image to which row of context.
 
 The one place that knows the two layouts of a tower: ``[images, tokens, dim]`` and packed
-``[total, dim]``. Methods ask for "per image" operations and name no layout.
+``[total, dim]``. Methods ask for "per image" operations and name no layout; one that is handed a tower's own tokens
+takes off an axis of one that the tower may have put before packed ones (``strip``).
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,13 @@ class ImageMap:
     lengths: Tensor | None = None
     """[images] tokens of each image in a packed layout; None where the layout is [images, tokens, dim]."""
 
+    def strip(self, tokens: Tensor) -> Tensor:
+        """Packed tokens as [total, dim], also where a tower puts an axis of one before them; others as they are."""
+        return tokens[0] if self.lengths is not None and tokens.ndim == 3 and len(tokens) == 1 else tokens
+
     def check(self, tokens: Tensor) -> None:
         """Raises if the tokens are not those of these images: a wrong map would mix up questions silently."""
+        tokens = self.strip(tokens)
         expected = len(self.rows) if self.lengths is None else int(self.lengths.sum())
         if len(tokens) != expected:
             unit = "images" if self.lengths is None else "tokens"
@@ -73,7 +79,7 @@ class ImageMap:
             image = torch.arange(len(tokens), device=tokens.device).repeat_interleave(tokens.shape[1])
             tokens = tokens.flatten(0, 1)
         else:
-            image = self.image_of_token()
+            image, tokens = self.image_of_token(), self.strip(tokens)
         row = self.rows[image]
         counts = torch.bincount(row, minlength=num_rows)
         place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]

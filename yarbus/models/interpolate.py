@@ -5,7 +5,6 @@ blend of any ``alpha`` as a folder: an adapter if it is one of adapters, else a 
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,20 +12,21 @@ from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor
 
 from yarbus.core.errors import CheckpointError, ConfigError, MismatchError
-from yarbus.core.records import make_folder, read_record, sync, write_json, write_text
+from yarbus.core.folders import appearing
+from yarbus.core.records import read_record, write_json, write_text
 from yarbus.models.checkpoints import ADAPTER, Checkpoint
+from yarbus.models.encoders import FOLDER
 from yarbus.models.processor import TOKENIZER_FOLDER
 from yarbus.models.weights import INDEX, Form, Weights, write_tensors
 
 RECORD = "interpolation.json"
 COPIED = frozenset({".json", ".txt", ".model", ".jinja"})
-COPIED_FOLDERS = (TOKENIZER_FOLDER, "text_encoder", "additional_chat_templates")
+COPIED_FOLDERS = (TOKENIZER_FOLDER, "text_encoder", FOLDER, "additional_chat_templates")
 FIX = "blend two with the same methods; where other tensors trained, save both whole (yarbus.save) and blend those"
 
 
@@ -93,20 +93,10 @@ class Pair:
         """
         check_alpha(alpha)
         out = Path(out)
-        check_free(out)
-        make_folder(out.parent)
-        beside = out.with_name(f".{out.name}.{uuid4().hex}")
-        beside.mkdir()
-        try:
+        with appearing(out) as beside:
             (self._write_model if self.base is None else self._write_adapter)(alpha, beside)
             record = {"schema": 1, "yarbus": version("yarbus"), "alpha": alpha, **self.made_from}
             write_json(beside / RECORD, record)
-            for path in [*beside.rglob("*"), beside]:
-                sync(path)
-            os.replace(beside, out)
-            sync(out.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
         return out
 
     def _write_adapter(self, alpha: int | float, folder: Path) -> None:
@@ -148,12 +138,6 @@ def _copy_files(source: Path, folder: Path, leave: tuple[str, ...]) -> None:
             shutil.copyfile(path, folder / path.name)
         elif path.is_dir() and path.name in COPIED_FOLDERS:
             shutil.copytree(path, folder / path.name)
-
-
-def check_free(out: Path) -> None:
-    """Raises ``ConfigError`` where something would be overwritten."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError("there is something already", where=out, fix="name another folder, or remove this one")
 
 
 def _shared_forms(pair: Pair) -> dict[str, Form]:

@@ -8,12 +8,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.plugins import resolve
-from yarbus.models.vlm import FAMILIES
+from yarbus.models.registers import restore_dropping
+from yarbus.models.vlm import FAMILIES, TOWERS
 
 
 def _reason(error: Exception) -> str:
@@ -21,18 +22,45 @@ def _reason(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def _own_processor(config: Any) -> str | None:
+    """The processor of the family, else that of the tower, for where there is no torchvision."""
+    if type(config).__name__ not in FAMILIES:
+        return None
+    family = FAMILIES[type(config).__name__]
+    vision = type(getattr(config, family.vision_config, None)).__name__
+    return family.processor or (TOWERS[vision].processor if vision in TOWERS else None)
+
+
 def load_processor(base: str | Path, config: Any) -> Any:
-    """The processor of a base. Where the library's needs torchvision and there is none, the family's own is used."""
-    own = FAMILIES[type(config).__name__].processor if type(config).__name__ in FAMILIES else None
+    """The processor of a base. Where the library's needs torchvision and there is none, one of ours is used."""
+    own = _own_processor(config)
     try:
         if own is not None and not is_torchvision_available():
             module, _, name = own.partition(":")
             return getattr(import_module(module), name).from_pretrained(base)
-        return AutoProcessor.from_pretrained(base, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
             "cannot load the processor", where=base, why=_reason(error), fix="give a base that has one"
         ) from None
+    if not isinstance(processor, ProcessorMixin):
+        raise ConfigError(
+            "cannot load the processor",
+            where=base,
+            why=f"its class is unknown here, so that transformers gave its {type(processor).__name__} alone",
+            fix="give a base whose processor_class this transformers has",
+        )
+    return processor
+
+
+def _refuse_unknown(config: Any) -> None:
+    name = type(config).__name__
+    if name not in FAMILIES:
+        raise ConfigError(
+            f"unknown model family '{name}'",
+            why=f"supported: {', '.join(sorted(FAMILIES))}",
+            fix=f"declare it: yarbus.models.vlm.declare(Family(config='{name}', ...))",
+        )
 
 
 def config_of(base: str) -> Any:
@@ -43,7 +71,7 @@ def config_of(base: str) -> Any:
         raise ConfigError(
             f"cannot load base model '{base}'", why=_reason(error), fix="give a hub name, or a folder with config.json"
         ) from None
-    FAMILIES[type(config).__name__]
+    _refuse_unknown(config)
     return config
 
 
@@ -76,6 +104,7 @@ def load_base(base: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module,
             fix="use a complete copy",
         )
     model.config._name_or_path = str(base)
+    restore_dropping(model)
     return model, load_processor(path, config)
 
 
@@ -89,6 +118,6 @@ def base_on_meta(config: dict[str, Any]) -> nn.Module:
         built = AutoConfig.for_model(model_type, **settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConfigError("model.config is no architecture", why=_reason(error), fix="correct it") from None
-    FAMILIES[type(built).__name__]
+    _refuse_unknown(built)
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(built, trust_remote_code=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from yarbus.models.attachment import attachment_of, is_attached
-from yarbus.models.context import ContextSlot, Recorder
+from yarbus.models.context import ContextSlot, Recorder, rows_of_images
 from yarbus.models.images import ImageMap
 from yarbus.models.vlm import VLM
 
@@ -52,21 +52,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _rows_of_images(vlm: VLM, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """[images] row of the batch that each image stands in, and tokens of each image where they are packed."""
+def _rows_of_images(vlm: VLM, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None, list[int]]:
+    """[images] row of the batch that each image stands in; tokens of each image where they are packed; which images
+    are pictures, and do not only fill up a row."""
     is_image = batch["input_ids"] == vlm.image_token_id
     units = vlm.family.units(vlm.config, batch, int(is_image.sum()))
-    ends_of_rows = is_image.sum(dim=1).cumsum(0)
-    return torch.searchsorted(ends_of_rows, units.placeholders.to(ends_of_rows).cumsum(0)), units.tower_lengths
+    rows = rows_of_images(batch["input_ids"], units, vlm.image_token_id)
+    is_picture = torch.ones_like(rows) if units.rows is None else units.placeholders
+    return rows, units.tower_lengths, is_picture.nonzero()[:, 0].tolist()
 
 
-def _mean_by_image(tokens: Tensor, lengths: Tensor | None) -> Tensor:
-    """[images, dim] of tokens [images, tokens, dim], or of packed ones [total, dim]."""
+def _mean_by_image(tokens: Tensor, lengths: Tensor | None, num_images: int) -> Tensor:
+    """[images, dim] of tokens [images, tokens, dim], or of packed ones [total, dim].
+
+    Mllama's projector is handed images by row and tokens by tile: [batch, images, tiles, tokens, dim].
+    """
     tokens = tokens.float()
     if lengths is None:
-        return tokens.mean(dim=1)
-    weights = (1 / lengths.float())[ImageMap(lengths, lengths).image_of_token()]
-    return ImageMap(lengths, lengths).weighted_sum(weights[:, None], tokens)[:, 0]
+        return tokens.reshape(num_images, -1, tokens.shape[-1]).mean(dim=1)
+    images = ImageMap(lengths, lengths)
+    weights = (1 / lengths.float())[images.image_of_token()]
+    return images.weighted_sum(weights[:, None], images.strip(tokens))[:, 0]
 
 
 def _forward(model: nn.Module, slot: ContextSlot, batch: Mapping[str, Any]) -> tuple[Recorder, Tensor, Tensor | None]:
@@ -114,23 +120,23 @@ def observe(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> Observed:
                 for name, value in whole.items()
                 if name not in ("sample_ids", "labels")
             }
-            rows, lengths = _rows_of_images(vlm, batch)
+            rows, lengths, shown = _rows_of_images(vlm, batch)
             recorder, tokens, text = _forward(model, slot, batch)
-            sample_ids += [whole["sample_ids"][row] for row in rows.tolist()]
-            features.append(_mean_by_image(tokens, lengths).cpu())
-            texts.append(text.float().cpu() if text is not None else torch.zeros(len(rows), 0))
+            sample_ids += [whole["sample_ids"][row] for row in rows[shown].tolist()]
+            features.append(_mean_by_image(tokens, lengths, len(rows))[shown].cpu())
+            texts.append(text[shown].float().cpu() if text is not None else torch.zeros(len(shown), 0))
             for kind, found in (("context", contexts), ("routing_weights", weights)):
                 for block, values in recorder.of(kind).items():
-                    found.setdefault(block, []).extend(value.float() for value in values)
+                    found.setdefault(block, []).extend(value[shown].float() for value in values)
             for block, values in recorder.of("gaze").items():
                 for value in values:  # [images, tokens, heads], or [total, heads] where packed
                     by_image = value.unbind() if lengths is None else value.split(lengths.tolist())
-                    gaze.setdefault(block, []).extend(one.float() for one in by_image)
+                    gaze.setdefault(block, []).extend(by_image[image].float() for image in shown)
     return Observed(
         sample_ids=sample_ids,
         contexts={block: torch.cat(values) for block, values in contexts.items()},
         routing_weights={block: torch.cat(values) for block, values in weights.items()},
         gaze=gaze,
         text=torch.cat(texts) if texts else torch.zeros(0, 0),
-        features=torch.cat(features) if features else torch.zeros(0, vlm.vision_dim),
+        features=torch.cat(features) if features else torch.zeros(0, vlm.feature_dim),
     )

@@ -54,6 +54,9 @@ def _refuse_other_methods(a: Checkpoint, b: Checkpoint) -> None:
     _refuse_other(a, b, "question", a.description.get("question"), b.description.get("question"))
     texts = [(side.description.get("text_encoder") or {}).get("fingerprint") for side in (a, b)]
     _refuse_other(a, b, "text encoder", *texts)
+    for name in sorted({name for side in (a, b) for name in side.description.get("vision_encoders") or {}}):
+        seen = [(side.description.get("vision_encoders") or {}).get(name, {}).get("fingerprint") for side in (a, b)]
+        _refuse_other(a, b, f"vision encoder {name}", *seen)
 
 
 def _refuse_other_models(a: Checkpoint, b: Checkpoint) -> None:

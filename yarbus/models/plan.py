@@ -7,7 +7,11 @@ from torch import nn
 
 from yarbus.core.places import GROUPS, PLACES
 from yarbus.models.attachment import attachment_of
+from yarbus.models.encoder_inputs import PLACE
 from yarbus.models.vlm import VLM
+
+Key = tuple[str, int | None, str]
+"""(place, block, group)"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class PlanRow:
     """Parameters that the method says it trains (the paper's count, with those that we leave out as dead)."""
     trained: int
     """Of these, the ones that a gradient reaches and that train in this stage."""
+    dtype: str = ""
+    """Precision of their weights; several are joined by commas."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +69,31 @@ class Plan:
         return "\n".join(lines)
 
 
+def _row(key: Key, method: str, counts: list[int], dtypes: set[str]) -> PlanRow:
+    place, block, group = key
+    parameters, declared, trained = counts
+    return PlanRow(place, block, method, group, parameters, declared, trained, ", ".join(sorted(dtypes)))
+
+
 def plan(model: nn.Module) -> Plan:
     """What is attached to a model and what of it trains; works on the meta device."""
     attachment, vlm = attachment_of(model), VLM.of(model)
     paths = vlm.block_paths()
     place_of = {id(p): place for place in PLACES for p in vlm.place_parameters(place).values()}
-    counts: dict[tuple[str, int | None, str], list[int]] = {}
+    counts: dict[Key, list[int]] = {}
+    dtypes: dict[Key, set[str]] = {}
     for name, parameter in model.named_parameters():
         trained = attachment.parameters.get(name)
         place = place_of.get(id(parameter)) if trained is None else trained.place
+        if place is None and f".{PLACE}." in name:  # further vision encoders: frozen, but as heavy as a tower
+            place = "head"
         if place is None:  # the frozen text encoder is named below, not counted among the model's own
             continue
         block = next((index for index, path in enumerate(paths) if name.startswith(f"{path}.")), None)
         group = "" if trained is None else trained.group
         row = counts.setdefault((place, block, group), [0, 0, 0])
         row[0] += parameter.numel()
+        dtypes.setdefault((place, block, group), set()).add(str(parameter.dtype).removeprefix("torch."))
         if trained is not None:
             row[1] += parameter.numel()
             row[2] += parameter.numel() if trained.is_reachable and trained.place in attachment.active else 0
@@ -86,8 +102,6 @@ def plan(model: nn.Module) -> Plan:
         counts.setdefault((place, block, group), [0, 0, 0])[1] += number
     methods = {place: attachment.places[place].name if place in attachment.places else "frozen" for place in PLACES}
     order = sorted(counts, key=lambda key: (PLACES.index(key[0]), -1 if key[1] is None else key[1], key[2]))
-    rows = tuple(
-        PlanRow(place, block, methods[place], group, *counts[place, block, group]) for place, block, group in order
-    )
+    rows = tuple(_row(key, methods[key[0]], counts[key], dtypes.get(key, set())) for key in order)
     encoder = getattr(vlm.base_model, "context_encoder", None)
     return Plan(attachment.base_name or attachment.base_class, rows, None if encoder is None else encoder.name)

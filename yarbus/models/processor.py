@@ -1,44 +1,30 @@
 """The processor's side: a class swap that adds the question to every batch, and the image tokens a model takes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, no_type_check
+from types import MappingProxyType
+from typing import Any
 
 from transformers import AutoTokenizer
-from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 
 from yarbus.core.errors import DataError
-from yarbus.models.context import CHANNEL
+from yarbus.models import image_only, pil_pixtral, pil_smolvlm
+from yarbus.models.context import channel_of
+from yarbus.models.encoder_inputs import COUNTS, PIXELS
+from yarbus.models.encoders import FOLDER
 from yarbus.models.question import IMAGE_TAG, Question, TemplateMarkers, said_until, user_turns, without_tags
 
 TOKENIZER_FOLDER = "context_tokenizer"
-OURS = ("context_tokenizer", "question", "context_limit", "image_tokens", "asks_head", "_markers")
+OURS = (
+    *("context_tokenizer", "question", "context_limit", "image_tokens", "asks_head", "picture_processors"),
+    *("_markers",),
+)
 """Attributes that a processor has from us."""
-
-
-class ImageOnlyQwen2_5_VLProcessor(Qwen2_5_VLProcessor):  # noqa: N801 - the library's name
-    """Qwen2.5-VL's processor without its video half, which cannot be built without torchvision.
-
-    The library finds a processor's parts by the names in ``__init__``: leaving one out leaves the part out.
-    """
-
-    @no_type_check  # the library reads the argument names off __code__, which a checking wrapper would hide
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-
-    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> Any:
-        if videos is not None:
-            raise DataError(
-                "videos are not supported",
-                why="this processor was built without torchvision",
-                fix="pass frames as images",
-            )
-        return super().__call__(images=images, text=text, **kwargs)
-
-    def to_dict(self) -> dict[str, Any]:
-        # Saved under the library's name: a machine with torchvision opens the folder with AutoProcessor.
-        return {**super().to_dict(), "processor_class": "Qwen2_5_VLProcessor"}
+IMAGE_TOKENS = ("boi_token", "image_token")
+"""Attributes of a processor with the word for a picture in its text; Gemma's ``image_token`` is no such word."""
+ABOUT_INPUT = ("do_rescale", "input_data_format")
+"""Options of a call that say what the pictures are like: they hold for every image processor."""
 
 
 class ContextProcessorMixin:
@@ -46,7 +32,8 @@ class ContextProcessorMixin:
 
     With a context tokenizer, the question for the eyes comes in every batch; with ``asks_head`` what the user said
     comes in the language model's own tokens, for a head. Where a projector hands the language model another number of
-    tokens, an image takes that many placeholders.
+    tokens, an image takes that many placeholders. With further vision encoders every picture comes once for each, as
+    its own image processor makes it.
 
     ``context`` may be given to a call: one text per row, None for a row without. Otherwise it is found: in
     ``apply_chat_template`` in the messages, in a plain call on rendered text by the template's markers, and
@@ -63,6 +50,8 @@ class ContextProcessorMixin:
     """Placeholders of one image in the text; None where the library's own count holds."""
     asks_head: bool = False
     """Whether batches carry what the user said, for a head."""
+    picture_processors: Mapping[str, Any] = MappingProxyType({})
+    """Image processors of further vision encoders, by the encoder's name."""
     _markers: tuple[Any, TemplateMarkers] | None = None
 
     @property
@@ -86,10 +75,13 @@ class ContextProcessorMixin:
         **kwargs: Any,
     ) -> Any:
         batch = super().__call__(images, text, *args, **kwargs)  # type: ignore[misc]
-        if text is None or not (self.asks or self.asks_head):
+        if text is None or not (self.asks or self.asks_head or self.picture_processors):
             return batch
         texts = [text] if isinstance(text, str) else list(text)
         tensors = kwargs.get("return_tensors") or kwargs.get("text_kwargs", {}).get("return_tensors")
+        if self.picture_processors and images is not None:
+            rows = pictures_of_rows(images, texts, [getattr(self, name, None) for name in IMAGE_TOKENS])
+            batch.update(self._pictures(rows, tensors, {**kwargs, **kwargs.get("images_kwargs", {})}))
         if self.asks_head:
             if said is None:
                 said = [said_until(self._turns_of_text(one))[-1:] for one in texts]
@@ -139,6 +131,18 @@ class ContextProcessorMixin:
             self._markers = (template, TemplateMarkers.of(library.apply_chat_template))
         return self._markers[1].user_turns(text)
 
+    def _pictures(self, rows: list[list[Any]], tensors: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All pictures as each further encoder's processor makes them, and how many each row has."""
+        pictures = [picture for row in rows for picture in row]
+        if not pictures:
+            return {}
+        given = {name: options[name] for name in ABOUT_INPUT if name in options}
+        found = {
+            f"{PIXELS}{name}": processor(images=pictures, return_tensors=tensors, **given)["pixel_values"]
+            for name, processor in self.picture_processors.items()
+        }
+        return {**_as_tensors({COUNTS: [len(row) for row in rows]}, tensors), **found}
+
     def _encode_said(self, said: Sequence[Sequence[str]], num_rows: int) -> dict[str, Any]:
         """What the user said in the language model's tokens, padded on the right."""
         if len(said) != num_rows:
@@ -184,7 +188,7 @@ class ContextProcessorMixin:
 
     @property
     def model_input_names(self) -> list[str]:
-        return list(super().model_input_names) + [key.name for key in CHANNEL]  # type: ignore[misc]
+        return list(super().model_input_names) + [key.name for key in channel_of(self.picture_processors)]  # type: ignore[misc]
 
     def to_dict(self) -> dict[str, Any]:
         kept = super().to_dict()  # type: ignore[misc]
@@ -198,7 +202,35 @@ class ContextProcessorMixin:
         saved = super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         if self.asks:
             self.context_tokenizer.save_pretrained(Path(save_directory) / TOKENIZER_FOLDER)
+        for name, processor in self.picture_processors.items():
+            processor.save_pretrained(Path(save_directory) / FOLDER / name)
         return saved
+
+
+def pictures_of_rows(images: Any, texts: Sequence[str], tags: Sequence[str | None]) -> list[list[Any]]:
+    """The pictures of each text. ``images``: one list per text, or all in order, which the texts' tags share out.
+
+    ``tags``: words that stand for a picture, the first that fits is taken.
+    """
+    flat = list(images) if isinstance(images, list | tuple) else [images]
+    if len(getattr(images, "shape", ())) == 4:
+        flat = list(images)
+    if flat and all(isinstance(row, list | tuple) for row in flat):
+        counts = [len(row) for row in flat]
+        flat = [picture for row in flat for picture in row]
+    elif len(texts) == 1:
+        counts = [len(flat)]
+    else:
+        told = [[text.count(tag) for text in texts] for tag in tags if tag]
+        counts = next((one for one in told if sum(one) == len(flat)), [])
+    if len(counts) != len(texts) or sum(counts) != len(flat):
+        raise DataError(
+            f"{len(flat)} pictures for {len(texts)} texts",
+            why="it is not clear which picture belongs to which text",
+            fix="pass images= as one list per text",
+        )
+    rest = iter(flat)
+    return [[next(rest) for _ in range(count)] for count in counts]
 
 
 def _as_tensors(lists: dict[str, Any], kind: str | None) -> dict[str, Any]:
@@ -222,7 +254,8 @@ def __getattr__(name: str) -> type:
     import transformers
 
     plain = name.removeprefix("Context")
-    found = globals().get(plain) or getattr(transformers, plain, None) if name.startswith("Context") else None
+    homes = (transformers, image_only, pil_pixtral, pil_smolvlm) if name.startswith("Context") else ()
+    found = next((getattr(home, plain) for home in homes if hasattr(home, plain)), None)
     if found is None:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return _context_processor_class(found)
@@ -241,18 +274,22 @@ def attach_to_processor(processor: Any, tokenizer: Any, question: Question, limi
     processor.context_limit = limit
 
 
-def set_needs(processor: Any, image_tokens: int | None, asks_head: bool) -> None:
+def set_needs(
+    processor: Any, image_tokens: int | None, asks_head: bool, pictures: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Makes batches what a model's methods need, in place.
 
     Args:
         image_tokens: placeholders of an image, as many as the projector gives tokens; None where no method changed
             their number, and the library's own count holds.
         asks_head: whether a head needs what the user said.
+        pictures: image processors of further vision encoders, by name.
     """
-    if image_tokens is not None or asks_head:
+    if image_tokens is not None or asks_head or pictures:
         _swap(processor)
         processor.image_tokens = image_tokens
         processor.asks_head = asks_head
+        processor.picture_processors = dict(pictures)
 
 
 def detach_from_processor(processor: Any) -> None:

@@ -22,7 +22,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from yarbus.core.errors import CheckpointError, MismatchError
-from yarbus.models.attach import detach, follow, set_stage
+from yarbus.models.attach import detach, follow, set_requires_grad, set_stage
 from yarbus.models.attachment import (
     Method,
     adapter_tensors,
@@ -30,7 +30,9 @@ from yarbus.models.attachment import (
     is_attached,
     load_adapter_tensors,
 )
+from yarbus.models.encoders import FOLDER, EncoderSpec, VisionEncoder, encoder_from_config, encoders_of, load_encoder
 from yarbus.models.fingerprint import fingerprint
+from yarbus.models.image_processors import load_image_processor
 from yarbus.models.load import load_processor
 from yarbus.models.processor import (
     TOKENIZER_FOLDER,
@@ -38,9 +40,10 @@ from yarbus.models.processor import (
     load_context_tokenizer_from,
 )
 from yarbus.models.question import Question
+from yarbus.models.registers import restore_dropping
 from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, text_encoder_from_config
 from yarbus.models.vlm import VLM
-from yarbus.models.wrapper import VARIANT, ContextMixin, context_class
+from yarbus.models.wrapper import VARIANT, context_class
 
 SCHEMA = 1
 DESCRIBED = {"schema", "yarbus", "base", "places", "question", "text_encoder", "sha256"}
@@ -54,7 +57,7 @@ def _without_path(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "_name_or_path"}
 
 
-def _describe(model: nn.Module) -> dict[str, Any]:
+def describe(model: nn.Module) -> dict[str, Any]:
     """What has to be known to attach the same again."""
     attachment = attachment_of(model)
     encoder: TextEncoder | None = getattr(model.base_model, "context_encoder", None)
@@ -82,6 +85,15 @@ def _describe(model: nn.Module) -> dict[str, Any]:
         "folded": sorted(attachment.folded),
         "question": asdict(attachment.question) if attachment.question else None,
         "text_encoder": text,
+        "vision_encoders": {
+            name: {
+                "path": encoder.spec.path,
+                "layer": encoder.spec.layer,
+                "fingerprint": encoder.fingerprint,
+                "config": _without_path(encoder.model.config.to_dict()),  # type: ignore[operator, union-attr]
+            }
+            for name, encoder in encoders_of(model.base_model).items()  # type: ignore[arg-type]
+        },
     }
 
 
@@ -110,12 +122,16 @@ def save_adapter(model: nn.Module, folder: str | Path, processor: Any = None) ->
     if bad is not None:
         raise CheckpointError(f"tensor '{bad}' holds NaN or infinity", where=folder, fix="save an earlier checkpoint")
     save_file(tensors, folder / "adapter.safetensors", metadata={"format": "pt"})
-    description = _describe(model)
+    description = describe(model)
     description["sha256"] = _sha256(folder / "adapter.safetensors")
     encoder: TextEncoder | None = getattr(model.base_model, "context_encoder", None)
     if encoder is not None and encoder.folder is not None and encoder.encoder is not None:
         encoder.encoder.save_pretrained(folder / "text_encoder")  # type: ignore[operator]
         load_context_tokenizer(encoder, processor).save_pretrained(folder / "text_encoder")
+    for name, further in encoders_of(model.base_model).items():  # type: ignore[arg-type]
+        if further.folder is not None:
+            further.model.save_pretrained(folder / FOLDER / name)  # type: ignore[operator]
+            further.image_processor.save_pretrained(folder / FOLDER / name)
     if processor is not None and hasattr(processor, "context_tokenizer"):
         processor.context_tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
     (folder / "adapter.json").write_text(json.dumps(description, indent=1, sort_keys=True))
@@ -184,7 +200,8 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
     places = build(description["places"])
     question = Question(**description["question"]) if description["question"] else None
     encoder = _adapter_text_encoder(folder, description["text_encoder"], model)
-    set_stage(model, None, places, text_encoder=encoder, question=question)
+    further = _adapter_vision_encoders(folder, description.get("vision_encoders") or {}, model)
+    set_stage(model, None, places, text_encoder=encoder, vision_encoders=further, question=question)
     try:
         load_adapter_tensors(model, tensors)
     except BaseException:
@@ -197,8 +214,24 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
             tokenizer = _adapter_tokenizer(folder, encoder, processor)
             attach_to_processor(processor, tokenizer, question or Question(), encoder.limit)
     if processor is not None:
-        follow(processor, attachment_of(model))
+        follow(processor, model)
     return model, processor
+
+
+def _adapter_vision_encoders(folder: Path, told: Mapping[str, Any], model: nn.Module) -> dict[str, VisionEncoder]:
+    encoders = {}
+    for name, one in sorted(told.items()):
+        copied = folder / FOLDER / name
+        spec = EncoderSpec(one["path"], one["layer"])
+        encoders[name] = load_encoder(name, spec, VLM.of(model), str(copied) if copied.is_dir() else None)
+        if (found := encoders[name].fingerprint) != one["fingerprint"]:
+            raise MismatchError(
+                f"vision encoder '{name}' is another one",
+                where=encoders[name].source,
+                why=f"the adapter was trained with {one['fingerprint']}, this is {found}",
+                fix="use the encoder that the adapter names",
+            )
+    return encoders
 
 
 def _adapter_tokenizer(folder: Path, encoder: TextEncoder, processor: Any) -> Any:
@@ -230,13 +263,7 @@ def save(model: nn.Module, processor: Any, folder: str | Path) -> None:
     instead of filling what it does not know with random numbers.
     """
     folder = Path(folder)
-    if isinstance(model, ContextMixin):
-        model.config.yarbus = _describe(model)  # type: ignore[attr-defined]
-    try:
-        model.save_pretrained(folder)  # type: ignore[operator]
-    finally:
-        if isinstance(model, ContextMixin):
-            del model.config.yarbus  # type: ignore[attr-defined]
+    model.save_pretrained(folder)  # type: ignore[operator]
     if processor is not None:
         processor.save_pretrained(folder)
 
@@ -267,7 +294,7 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
             "cannot read the weights", where=folder, why=str(error).splitlines()[0], fix="use another copy"
         ) from None
     if description is not None:
-        model.__class__ = context_class(plain)
+        model.__class__ = context_class(plain, tuple(sorted(description.get("vision_encoders") or ())))
         del model.config.yarbus
     wrong = [(kind, name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[kind]]
     if wrong:
@@ -277,9 +304,11 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
             why=wrong[0][0].replace("_keys", ""),
             fix="save the model again, or use another copy",
         )
+    restore_dropping(model)
     processor = load_processor(folder, config)
     if description is not None:
         attachment = attachment_of(model)
+        set_requires_grad(model, attachment)  # reading weights made new parameters, all of which would train
         base = description["base"]
         attachment.base_class, attachment.base_name = base["class"], base["name"]
         attachment.base_fingerprint = base["fingerprint"]
@@ -289,8 +318,10 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
                 limit = model.base_model.context_encoder.limit
                 tokenizer = load_context_tokenizer_from(folder)
                 attach_to_processor(processor, tokenizer, attachment.question or Question(), limit)
+        for name, one in encoders_of(model.base_model).items():
+            one.image_processor = load_image_processor(folder / FOLDER / name)
         if processor is not None:
-            follow(processor, attachment)
+            follow(processor, model)
         # The base's own networks were never there: a model loaded whole cannot be detached to its base.
         attachment.replaced.clear()
         attachment.folded = set(description.get("folded", ()))
@@ -311,8 +342,12 @@ def _class_with_structure(plain: type, description: Mapping[str, Any], build: Bu
             encoder = text_encoder_from_config(text["name"], text["dim"], text_config, VLM.of(self))
         question = Question(**description["question"]) if description["question"] else None
         places = build(description["places"])
+        further = {
+            name: encoder_from_config(EncoderSpec(one["path"], one["layer"]), one["config"])
+            for name, one in sorted((description.get("vision_encoders") or {}).items())
+        }
         self.__class__ = plain  # set_stage swaps the class itself
-        set_stage(self, None, places, text_encoder=encoder, question=question)
+        set_stage(self, None, places, text_encoder=encoder, vision_encoders=further, question=question)
         # While weights are read the class must be the library's: it looks up renamed tensors by class name.
         self.__class__ = plain
 

@@ -13,14 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yarbus.models.context import CHANNEL, bind, context_of, row_keys
+from yarbus.models.context import bind, channel_of, context_of, refuse_videos, row_keys
+from yarbus.models.vlm import VLM
 
 VARIANT = "yarbus"
 """Weights variant of a full model: plain ``from_pretrained`` finds no weights instead of re-initialising ours."""
 
+BETWEEN = "__"
+"""Stands between a class's name and those of its encoders, which hold no two underscores."""
+
 
 class ContextMixin:
     """What a top model with a context slot does differently."""
+
+    @property
+    def _no_split_modules(self) -> set[str]:
+        """As the library's, with the vision blocks: some families list their attention alone, so that what shards by
+        this list would leave the rest of a block, with all that is inserted there, in the root's one unit."""
+        blocks = VLM.of(self).blocks()  # type: ignore[arg-type]
+        return {*(self.__dict__.get("_no_split_modules") or ()), *(type(block).__name__ for block in blocks)}
+
+    @_no_split_modules.setter
+    def _no_split_modules(self, names: Any) -> None:
+        self.__dict__["_no_split_modules"] = names
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = None, **kwargs: Any
@@ -51,6 +66,7 @@ class ContextMixin:
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the library's. What holds for a prompt stays so while the answer grows: random draws, where it ends."""
+        refuse_videos(kwargs)
         ids = kwargs.get("input_ids") if inputs is None else inputs
         base = self.base_model  # type: ignore[attr-defined]
         if ids is not None:
@@ -61,29 +77,44 @@ class ContextMixin:
             if any(method.reads_prompt for method in methods):
                 fixed["context_turn_index"] = torch.full_like(ids, -1)
             kwargs.update({key: value for key, value in fixed.items() if kwargs.get(key) is None})
+        for prelude in base.context_attachment.preludes:
+            kwargs = prelude(base, ids, kwargs)
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
     def _get_candidate_generator(self, **kwargs: Any) -> Any:
         """An assistant without a slot of its own gets nothing of the channel, which it would refuse."""
         assistant = kwargs.get("assistant_model")
         if assistant is not None and not isinstance(assistant, ContextMixin):
-            names = {key.name for key in CHANNEL}
             given = kwargs["model_kwargs"]
-            kwargs["model_kwargs"] = {name: value for name, value in given.items() if name not in names}
+            others = {name: value for name, value in given.items() if not name.startswith("context_")}
+            kwargs["model_kwargs"] = others
         return super()._get_candidate_generator(**kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """As the library's, under the weights variant ``yarbus``. ``yarbus.load`` reads it."""
-        super().save_pretrained(save_directory, **{"variant": VARIANT, **kwargs})  # type: ignore[misc]
+        """As the library's, under the weights variant ``yarbus`` and with what ``yarbus.load`` needs in the config.
+
+        So do Trainer's checkpoints and whatever else saves a model by this call.
+        """
+        from yarbus.models.save import describe  # it imports this file
+
+        self.config.yarbus = describe(self)  # type: ignore[attr-defined, arg-type]
+        try:
+            super().save_pretrained(save_directory, **{"variant": VARIANT, **kwargs})  # type: ignore[misc]
+        finally:
+            del self.config.yarbus  # type: ignore[attr-defined]
 
 
-@cache
-def context_class(cls: Any) -> type:
-    """The class of ``cls`` with a context slot, one per library class."""
-    name = f"Context{cls.__name__}"
+def context_class(cls: Any, encoders: tuple[str, ...] = ()) -> type:
+    """The class of ``cls`` with a context slot: one per library class, and names of further vision encoders."""
+    return _context_class(cls, encoders)
+
+
+@cache  # by both, however they were passed: two classes of one name could not be pickled
+def _context_class(cls: Any, encoders: tuple[str, ...]) -> type:
+    name = BETWEEN.join((f"Context{cls.__name__}", *encoders))
     signature = inspect.signature(cls.forward)  # type: ignore[attr-defined]
     parameters = list(signature.parameters.values())
-    extra = [inspect.Parameter(key.name, inspect.Parameter.KEYWORD_ONLY, default=None) for key in CHANNEL]
+    extra = [inspect.Parameter(key.name, inspect.Parameter.KEYWORD_ONLY, default=None) for key in channel_of(encoders)]
     catch_all = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.VAR_KEYWORD]
     named = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
 
@@ -101,7 +132,8 @@ def __getattr__(name: str) -> type:
     """A context class in a process that has not made it yet, so that a pickled model opens there."""
     import transformers
 
-    plain = getattr(transformers, name.removeprefix("Context"), None) if name.startswith("Context") else None
+    library, *encoders = name.removeprefix("Context").split(BETWEEN)
+    plain = getattr(transformers, library, None) if name.startswith("Context") else None
     if plain is None:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return context_class(plain)
+    return context_class(plain, tuple(encoders))

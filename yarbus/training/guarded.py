@@ -14,6 +14,8 @@ What Trainer's own loop leaves open and this file closes:
   Ours has its own.
 """
 
+import copy
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -87,7 +89,7 @@ class Guarded(Trainer):
         shared: Sequence[SharedRows] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **self._with_reference(args, kwargs))
         self._refuse_unsupported()
         # Recorded losses are never filtered: a NaN stops the run before it is recorded.
         self.args.logging_nan_inf_filter = False
@@ -121,6 +123,18 @@ class Guarded(Trainer):
             self.args.max_steps = self.sampler.steps(float(self.args.num_train_epochs))
         self.add_callback(_Flow(self))
 
+    @classmethod
+    def _with_reference(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A trainer that compares with a reference model (TRL's DPO) gets a copy of the model where none is given.
+
+        TRL would load the base that the model once came from: without what was attached, and without what was trained.
+        """
+        wants = any("ref_model" in inspect.signature(one.__init__).parameters for one in cls.__mro__)  # type: ignore[misc]
+        model = kwargs.get("model", args[0] if args else None)
+        if not wants or len(args) > 1 or kwargs.get("ref_model") is not None or not isinstance(model, nn.Module):
+            return kwargs
+        return {**kwargs, "ref_model": copy.deepcopy(model)}
+
     # ---- the update ----
 
     def training_step(self, model: nn.Module, inputs: MutableMapping[str, Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -128,7 +142,8 @@ class Guarded(Trainer):
         self.update.sample_ids.append(inputs.pop("sample_ids", []))
         self.update.has_images |= "pixel_values" in inputs
         self._prepare_methods(model, inputs)
-        with attachment_of(self._plain_model()).slot.weighing(1 / self.args.gradient_accumulation_steps):
+        slot = attachment_of(self._plain_model()).slot
+        with slot.weighing(1 / self.args.gradient_accumulation_steps), slot.freezing(self.frozen_groups()):
             loss = super().training_step(model, inputs, *args, **kwargs)
         self.update.losses.append(loss)
         if self.accelerator.sync_gradients:
@@ -188,12 +203,20 @@ class Guarded(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def frozen_groups(self) -> set[str]:
+        """Groups whose rate is 0 in the update that is being made, by their ``frozen_fraction``."""
+        done, steps = self.state.global_step, self.args.max_steps
+        return {group for group, rate in self.rates.items() if done < self._frozen_steps(rate, steps)}
+
+    def _frozen_steps(self, rate: GroupRate, steps: int) -> int:
+        return math.ceil(rate.frozen_fraction * steps)  # a whole epoch, not most of one
+
     def _rate_factor(self, rate: GroupRate, steps: int) -> Callable[[int], float]:
         fraction = rate.warmup_fraction
         warmup = self.args.get_warmup_steps(steps) if fraction is None else math.ceil(fraction * steps)
         # transformers' "constant" has no warm-up, a recipe's has.
         schedule = "constant_with_warmup" if rate.schedule == "constant" else rate.schedule
-        frozen = math.ceil(rate.frozen_fraction * steps)  # a whole epoch, not most of one
+        frozen = self._frozen_steps(rate, steps)
         return rate_factor(schedule or self.args.lr_scheduler_type, warmup, steps, frozen)
 
     # ---- the order of samples ----

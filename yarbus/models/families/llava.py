@@ -1,9 +1,17 @@
-"""LLaVA 1.5 and its kin: one image is one row of the tower, features come from ``hidden_states[-2]``."""
+"""LLaVA 1.5 and its kin: one image is one row of the tower, features come from ``hidden_states[-2]``.
+
+With a Pixtral tower all images are one row, each as long as its size says.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from yarbus.models.vlm import Family, ImageUnits, constant_lengths
+import torch
+from torch import Tensor
+
+from yarbus.models.families.pictures import fixed_size
+from yarbus.models.registers import REMEMBERED
+from yarbus.models.vlm import TOWERS, Family, ImageUnits, constant_lengths
 
 
 def one_row_per_image(config: Any, kwargs: Mapping[str, Any], placeholders: int) -> ImageUnits:
@@ -16,15 +24,47 @@ def one_row_per_image(config: Any, kwargs: Mapping[str, Any], placeholders: int)
     )
 
 
+def packed_by_size(config: Any, kwargs: Mapping[str, Any], placeholders: int) -> ImageUnits:
+    """``image_sizes: [images, 2]`` in pixels; without it every image is as large as ``pixel_values``."""
+    pixel_values, sizes = kwargs["pixel_values"], kwargs.get("image_sizes")
+    if sizes is None:
+        sizes = [pixel_values.shape[-2:]] * len(pixel_values)
+    sides = torch.as_tensor(sizes, device=pixel_values.device) // config.vision_config.patch_size
+    lengths = sides.prod(dim=-1)
+    return ImageUnits(tower_lengths=lengths, projector_lengths=lengths, placeholders=lengths)
+
+
+def has_packed_tower(config: Any) -> bool:
+    """Whether the images lie in one row of the tower."""
+    return TOWERS[type(config.vision_config).__name__].layout == "total dim"
+
+
+def by_layout(config: Any, kwargs: Mapping[str, Any], placeholders: int) -> ImageUnits:
+    """One row per image, or packed, as the tower has it."""
+    units = packed_by_size if has_packed_tower(config) else one_row_per_image
+    return units(config, kwargs, placeholders)
+
+
 def vision_feature_layer(config: Any) -> int | list[int]:
     """-2 in LLaVA 1.5: the output of the last block but one."""
     return config.vision_feature_layer
 
 
-def patches_and_kept_prefix(config: Any, prefix_tokens: int) -> int:
+def patches_and_kept_prefix(config: Any, prefix_tokens: int) -> int | None:
     """A row of tokens per image: its patches, and of the prefix all (``full``) or all but the first (``default``)."""
+    if has_packed_tower(config):
+        return None
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    return patches + prefix_tokens - (config.vision_feature_select_strategy == "default")
+    dropped = (config.vision_feature_select_strategy == "default") + getattr(config, REMEMBERED, 0)
+    return patches + prefix_tokens - dropped
+
+
+def one_picture(config: Any) -> dict[str, Tensor]:
+    """Of the tower's fixed size, or of two by two patches where any size will do."""
+    if not has_packed_tower(config):
+        return fixed_size(config, 1, None)[0]
+    side = 2 * config.vision_config.patch_size
+    return {"pixel_values": torch.empty(1, 3, side, side), "image_sizes": torch.tensor([[side, side]])}
 
 
 LLAVA = Family(
@@ -32,7 +72,8 @@ LLAVA = Family(
     vision_tower="vision_tower",
     projector="multi_modal_projector",
     language_model="language_model",
-    units=one_row_per_image,
+    units=by_layout,
     feature_layer=vision_feature_layer,
     image_tokens=patches_and_kept_prefix,
+    dummy_image=one_picture,
 )

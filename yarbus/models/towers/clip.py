@@ -12,4 +12,5 @@ CLIP = Tower(
     attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
     prefix_tokens=1,
     dead_tail=("post_layernorm",),
+    alone=-2,
 )
