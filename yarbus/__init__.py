@@ -18,13 +18,17 @@ _SURFACE = {
     "compare": "yarbus.studies.compare",
     "conflict": "yarbus.studies.conflict",
     "interpolate": "yarbus.methods.wise_ft",
+    "export": "yarbus.studies.export",
+    "audit": "yarbus.studies.audit",
 }
 
 __all__ = [
     "attach",
+    "audit",
     "compare",
     "conflict",
     "detach",
+    "export",
     "interpolate",
     "load",
     "load_adapter",

@@ -9,7 +9,7 @@ from yarbus.core.recipe import load_recipe, recipe_files, variant
 
 RECIPES = Path(recipes.__file__).parent
 SHIPPED = sorted(name for name, path in recipe_files().items() if path.parent == RECIPES)
-BILLIONS = {"llava-1.5-7b": 7.06, "qwen2.5-vl-3b": 3.75}
+BILLIONS = {"llava-1.5-7b": 7.06, "llava-1.5-13b": 13.35, "qwen2.5-vl-3b": 3.75}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -22,7 +22,8 @@ def test_a_shipped_recipe_is_the_same_after_a_round_trip(name):
 
 
 def test_the_recipes_of_the_papers_models_are_shipped():
-    assert {"llava-1.5-7b", "full-llava-1.5-7b", "covft-llava-1.5-7b", "qwen2.5-vl-3b"} <= set(SHIPPED)
+    llava = {"llava-1.5-7b", "full-llava-1.5-7b", "covft-llava-1.5-7b", "llava-1.5-13b", "covft-llava-1.5-13b"}
+    assert llava | {"qwen2.5-vl-3b"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", BILLIONS)

@@ -82,7 +82,8 @@ def interpolate(
 
 
 def _one(a: str, b: str, alpha: float, out: Path, threads: int, json: bool) -> None:
-    from yarbus.models.interpolate import RECORD, check_alpha, check_free
+    from yarbus.core.folders import check_free
+    from yarbus.models.interpolate import RECORD, check_alpha
 
     check_alpha(alpha)
     check_free(out)

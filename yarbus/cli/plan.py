@@ -1,7 +1,8 @@
-"""``yarbus plan``: what would train, where, at which rate."""
+"""``yarbus plan``: what would train, where, at which rate, and the memory of a step."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +13,7 @@ from yarbus.core.shares import shared_places
 if TYPE_CHECKING:
     from yarbus.core.sections import Stage
     from yarbus.models.plan import PlanRow
+    from yarbus.training.footprint import Footprint
     from yarbus.training.planning import StagePlan
 
 WIDTH = 100
@@ -88,15 +90,69 @@ def _own_rates(one: "StagePlan", stage: "Stage") -> list[str]:
     return lines
 
 
-def plan(recipe: RecipeArgument, overrides: Overrides = None, json: Json = False) -> None:
-    """Show what a recipe would train, where and at which rate, without loading a weight."""
+TERMS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state (AdamW)",
+    "buckets": "copy of the gradients (DDP)",
+    "activations": "activations kept for backward",
+    "weight_copies": "bfloat16 copies of weights",
+    "logits": "logits and their gradient",
+    "recomputed": "one block run again (checkpointing)",
+}
+GIB = 2**30
+
+
+def size(nbytes: int) -> str:
+    """Bytes as GiB, or as MiB where that is less than one."""
+    return f"{nbytes / GIB:,.2f} GiB" if nbytes >= GIB else f"{nbytes / 2**20:,.1f} MiB"
+
+
+def _memory(found: "Footprint") -> list[str]:
+    """The batch that was assumed, a line for each term, and the most at once."""
+    shape = found.shape
+    rows = f"{shape.rows} rows of {shape.tokens:,} tokens, {shape.answer_tokens:,} of them answer"
+    devices = "on one device" if found.devices == 1 else f"on each of {found.devices} devices"
+    lines = [f"memory {devices}, {found.precision}, {rows}, {shape.images} picture(s) each"]
+    for term, name in TERMS.items():
+        nbytes = getattr(found, term)
+        estimated = "" if term in ("weights", "gradients", "optimizer", "buckets") else "  for this batch"
+        lines += [f"  {name:<36}{size(nbytes):>14}{estimated}"] if nbytes else []
+    lines.append(f"  {'the most at once':<36}{size(found.peak):>14}  estimated")
+    if found.gradient_checkpointing:
+        kept = f"without gradient checkpointing activations and copies would take {size(found.if_not_checkpointed)}"
+        lines.append(f"  {kept}")
+    if shape.answer_tokens < shape.tokens:
+        lines.append(f"  logits at every position, not at answers alone: {size(found.logits_at_all_positions)}")
+    return lines
+
+
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs that share the batch out (DDP).")] = 1,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a row; the stage's max_tokens if left out, else 2048.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=0, help="Pictures of a row.")] = 1,
+    side: Annotated[
+        int | None, typer.Option(min=1, help="Side of a picture in pixels where any will do; 784 if left out.")
+    ] = None,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Supervised tokens of a row; all but the picture's if left out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what a recipe would train, where, at which rate and in how much memory, without loading a weight."""
     from yarbus.core.recipe import load_recipe
 
     chosen = load_recipe(recipe, overrides or [])
     quieten()
+    from yarbus.training.footprint import Asked
     from yarbus.training.planning import plan_recipe
 
-    plans = plan_recipe(chosen)
+    asked = Asked(devices=devices, tokens=tokens, images=images, side=side, answer_tokens=answer_tokens)
+    plans = plan_recipe(chosen, asked)
     if json:
         print_json([one.to_json() for one in plans])
         return
@@ -117,8 +173,12 @@ def plan(recipe: RecipeArgument, overrides: Overrides = None, json: Json = False
             if entry.share is not None:
                 rows = shared_places(stage.batch, entry.share)
                 console.print(f"data: {entry.path} has {rows} of the {stage.batch} rows of every batch")
-        memory = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in one.memory.items())
-        console.print(f"memory in fp32, without activations: {memory}")
+        if one.footprint is None:
+            memory = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in one.memory.items())
+            console.print(f"memory in fp32, without activations ({one.not_estimated}): {memory}")
+        else:
+            for line in _memory(one.footprint):
+                console.print(line)
         for group, unused in one.unused_rates.items():
             console.print(f"unused rate: {group} {unused:g}, no method of this stage trains it")
         console.print()

@@ -19,6 +19,7 @@ from yarbus.models.attachment import attachment_of, declared_groups, parameter_g
 from yarbus.models.load import base_on_meta, config_of
 from yarbus.models.plan import Plan, PlanRow, plan
 from yarbus.models.vlm import VLM
+from yarbus.training.footprint import Asked, Footprint, NotEstimated, footprint
 from yarbus.training.groups import block_of, check_groups, rate_scales
 
 Spans = dict[tuple[str, int | None, str], tuple[float, float]]
@@ -39,6 +40,10 @@ class StagePlan:
     """Rates of groups that no chosen method declares: a frozen variant inherits them from its recipe."""
     memory: dict[str, int]
     """Bytes of weights, gradients and optimizer state (AdamW: two numbers per trained one), all in fp32."""
+    footprint: Footprint | None = None
+    """Memory of a training step term by term, where it was asked for and the model runs on shapes."""
+    not_estimated: str | None = None
+    """Why there is none, where it was asked for."""
 
     def trains(self, row: PlanRow) -> bool:
         """Whether the row's group is one that a method of this stage declares."""
@@ -61,6 +66,8 @@ class StagePlan:
             "learning_rate": self.rates,
             "unused_learning_rate": self.unused_rates,
             "memory_bytes": self.memory,
+            **({} if self.footprint is None else {"footprint": self.footprint.to_json()}),
+            **({} if self.not_estimated is None else {"footprint": None, "not_estimated": self.not_estimated}),
         }
 
 
@@ -120,8 +127,19 @@ def _spans(model: nn.Module, rates: Mapping[str, GroupRate], scales: Mapping[str
     return {key: (min(some), max(some)) for key, some in found.items()}
 
 
-def plan_recipe(recipe: Recipe) -> list[StagePlan]:
+def _footprint(model: nn.Module, stage: Stage, asked: Asked | None) -> tuple[Footprint | None, str | None]:
+    if asked is None:
+        return None, None
+    try:
+        return footprint(model, stage, asked), None
+    except NotEstimated as error:
+        return None, str(error)
+
+
+def plan_recipe(recipe: Recipe, asked: Asked | None = None) -> list[StagePlan]:
     """The plan of every stage, on the meta device: no weight is read, no memory taken.
+
+    ``asked``: adds the memory of a training step with such a batch; it takes one forward on shapes for each stage.
 
     Raises ``ConfigError`` as training would: an option, a group without a rate or without a tensor.
     """
@@ -135,6 +153,7 @@ def plan_recipe(recipe: Recipe) -> list[StagePlan]:
             groups, rates = parameter_groups(model), stage.rates
             check_groups(model, groups, declared_groups(model), rates)
             scales = rate_scales(model, groups, rates)
+            memory, reason = _footprint(model, stage, asked)
         made, declared = plan(model), declared_groups(model)
         trained = made.total("trained")
         plans.append(
@@ -149,6 +168,8 @@ def plan_recipe(recipe: Recipe) -> list[StagePlan]:
                     "gradients": trained * 4,
                     "optimizer": trained * 8,
                 },
+                footprint=memory,
+                not_estimated=reason,
             )
         )
     return plans
