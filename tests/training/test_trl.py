@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer trains a head, and what it is told never holds the answer."""
+"""TRL's SFTTrainer trains a head and the eyes, and what they are told never holds the answer."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PrinterCallback, TrainerCallback
 import yarbus
 from tests import tiny
 from yarbus.core.sections import GroupRate
-from yarbus.methods import CARPE
+from yarbus.methods import CARPE, CoVFT
 from yarbus.models.attachment import parameter_groups
 from yarbus.training.guarded import Guarded
 
@@ -48,10 +48,18 @@ def prompts(pictures: list) -> Any:
     )
 
 
-def attached() -> tuple[Any, Any]:
+PLACES = {
+    "head": {"head": CARPE(), "projector": "full"},
+    "eyes": {"vision": CoVFT(num_experts=3, context_dim=16, expert_jitter=1e-2), "projector": "full"},
+}
+KEYS = {"head": "context_prompt_ids", "eyes": "context_input_ids"}
+"""In which tensor each is told the question."""
+
+
+def attached(what: str = "head") -> tuple[Any, Any]:
     model, processor = tiny.llava()
     torch.manual_seed(1)
-    return yarbus.attach(model, processor, projector="full", head=CARPE())
+    return yarbus.attach(model, processor, **PLACES[what], text_encoder="language_embeddings")
 
 
 def trainer_of(model: Any, processor: Any, data: Any, folder: Any, kind: Any = SFTTrainer, **settings: Any) -> Any:
@@ -72,16 +80,17 @@ def losses(trainer: Any) -> list[float]:
     return [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
 
+@pytest.mark.parametrize("what", PLACES)
 @pytest.mark.parametrize("data", [conversations, prompts])
-def test_every_tensor_of_the_head_trains_and_no_answer_is_told(data, pictures, tmp_path):
-    model, processor = attached()
+def test_every_tensor_trains_and_no_answer_is_told(data, what, pictures, tmp_path):
+    model, processor = attached(what)
     groups = parameter_groups(model)
-    assert set(groups) == {"head", "router", "projector"}
+    assert set(groups) == {"head": {"head"}, "eyes": {"vision", "vision_new"}}[what] | {"router", "projector"}
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     told = []
 
     def listen(module, args, kwargs):
-        told.append((kwargs["input_ids"], kwargs.get("context_prompt_ids")))
+        told.append((kwargs["input_ids"], kwargs.get(KEYS[what])))
 
     handle = model.base_model.register_forward_pre_hook(listen, with_kwargs=True, prepend=True)
     trainer_of(model, processor, data(pictures), tmp_path).train()
@@ -91,8 +100,9 @@ def test_every_tensor_of_the_head_trains_and_no_answer_is_told(data, pictures, t
         whole, said = (processor.tokenizer.batch_decode(rows) for rows in (ids, prompt))
         assert all(ANSWER in row for row in whole) and not any(ANSWER in row for row in said)
         for row, words in zip(whole, said, strict=True):
-            asked = [question for question in QUESTIONS if question in row]
-            assert asked and all(question in words for question in asked)
+            asked = sorted((question for question in QUESTIONS if question in row), key=row.index)
+            # A head is told all that the user said, the eyes the last question.
+            assert asked and all(question in words for question in (asked if what == "head" else asked[-1:]))
     trained = {name for group in groups.values() for name in group}
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved == trained
@@ -104,13 +114,14 @@ def full_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
     return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum") / num_items_in_batch
 
 
+@pytest.mark.parametrize("what", PLACES)
 @pytest.mark.parametrize("data", [conversations, prompts])
-def test_the_fused_loss_is_the_loss_of_all_logits(data, pictures, tmp_path):
+def test_the_fused_loss_is_the_loss_of_all_logits(data, what, pictures, tmp_path):
     """TRL 1.16 fuses the lm_head for ``nll``; ``chunked_nll`` is its old name. A loss of one's own gets all logits."""
     found = []
     ways = ({"loss_type": "nll"}, {"loss_type": "chunked_nll"}, {"compute_loss_func": full_loss})
     for number, settings in enumerate(ways):
-        trainer = trainer_of(*attached(), data(pictures), tmp_path / str(number), **settings)
+        trainer = trainer_of(*attached(what), data(pictures), tmp_path / str(number), **settings)
         trainer.train()
         found.append(losses(trainer))
     assert len(found[0]) == 3 and found[0][-1] < found[0][0]
