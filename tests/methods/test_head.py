@@ -87,8 +87,7 @@ def test_a_batch_of_words_alone_has_a_backward(trains, pictures):
     model, processor = attached("llava", CARPE(train_lm_head=trains))
     words = ask(processor, pictures, images_per_row=0)
     model.train()(**words, labels=words["input_ids"]).loss.backward()
-    gradients = [p.grad for p in model.model.context_head.parameters()]
-    assert all(gradient is None if trains else not gradient.any() for gradient in gradients)
+    assert all(parameter.grad is None for parameter in model.model.context_head.parameters())
 
 
 def test_what_was_said_may_be_one_text_per_row(pictures):

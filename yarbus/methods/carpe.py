@@ -123,10 +123,10 @@ class CarpeHead(Head):
             context.notes["prompt_states", 0] = states
         return context.notes["prompt_states", 0]
 
-    def _untouched(self, base_model: nn.Module, states: Tensor) -> Tensor:
+    def _untouched(self, states: Tensor) -> Tensor:
         if self.mixture is not None:
             self.mixture.take_no_part()
-        return super()._untouched(base_model, states)
+        return super()._untouched(states)
 
     def combine(
         self,

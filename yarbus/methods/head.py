@@ -175,7 +175,7 @@ class Head(nn.Module, ABC):
         context = self.slot.read()
         vision = _vision(context)
         if not past and vision is None:
-            return self._untouched(base_model, states)
+            return self._untouched(states)
         # Taken before anything else runs through the language model.
         heard = [context.notes["states", one.index] for one in self.listeners if one.index is not None]  # type: ignore[index]
         rotations = _rotations(context)
@@ -267,19 +267,20 @@ class Head(nn.Module, ABC):
             there = mask[:, -there.shape[1] :].bool()
         return there, there if ids is None else there & (ids != base_model.config.image_token_id)
 
-    def _untouched(self, base_model: nn.Module, states: Tensor) -> Tensor:
-        """A batch of words alone: it reaches no tensor of the eyes or of the head.
+    def _untouched(self, states: Tensor) -> Tensor:
+        """A batch of words alone: it reaches no tensor of the head.
 
-        Processes that wait for each other's gradients need one for each of these tensors all the same, and a loss that
-        reaches no tensor at all has no backward: both get a gradient of zero.
+        Processes that wait for each other's gradients need one for each of these tensors all the same: a zero
+        (``models.idle`` does so for the eyes). Alone, a loss that reaches nothing that trains gets a backward.
         """
         if not (self.training and torch.is_grad_enabled()):
             return states
-        is_shared = distributed.is_available() and distributed.is_initialized()
-        if is_shared or not (states.requires_grad or self.lm_head_trains):
-            for name, parameter in base_model.named_parameters():
-                if parameter.requires_grad and not name.startswith(f"{self.language_path}."):
+        if distributed.is_available() and distributed.is_initialized():
+            for parameter in self.parameters():
+                if parameter.requires_grad:
                     states = states + (parameter.sum() * 0).to(states.dtype)
+        elif not (states.requires_grad or self.lm_head_trains):
+            states = states + states.new_zeros(()).requires_grad_()
         return states
 
 
