@@ -10,6 +10,7 @@ import pytest
 
 from tests.experiments import write_experiment
 from yarbus.cli.app import VERBS, run
+from yarbus.models.attachment import Method
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,24 @@ def test_lists_name_what_the_tables_hold(kind, yarbus_json, capsys):
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.parametrize("kind", ["families", "towers"])
+def test_families_and_towers_say_what_they_are_and_how_images_lie_in_them(kind, yarbus_json, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = {row["config"]: row for row in yarbus_json("list", kind)}
+    assert all(len(row["what"]) > 20 for row in rows.values())
+    if kind == "families":
+        assert (rows["LlavaConfig"]["images"], rows["MllamaConfig"]["images"]) == ("tokens", "cross")
+    else:
+        assert rows["CLIPVisionConfig"]["layout"] == "images tokens dim"
+        assert rows["PixtralVisionConfig"]["layout"] == "total dim"
+    capsys.readouterr()
+    run(["list", kind])
+    text = capsys.readouterr().out
+    assert all(text.count(f"{name} ") == 2 for name in rows)
+    if kind == "families":
+        assert "[total, dim]" in " ".join(text.split())
+
+
 def test_methods_take_a_line_of_facts_each_at_80_columns_and_json_keeps_all_of_them(yarbus_json, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     rows = yarbus_json("list", "methods")
@@ -168,7 +187,7 @@ def test_methods_take_a_line_of_facts_each_at_80_columns_and_json_keeps_all_of_t
     facts, meanings = lines[1 : 1 + len(rows)], " ".join(" ".join(lines[2 + len(rows) :]).split())
     for row, line in zip(rows, facts, strict=True):
         assert line.split()[:4] == [row["place"], row["method"], row["start"], row["fidelity"]]
-        assert ("all" if len(row["layouts"]) == 2 else row["layouts"][0]) in line
+        assert ("all" if len(row["layouts"]) == len(Method.layouts) else row["layouts"][0]) in line
         assert line.rstrip().endswith(row["paper"][-10:])
         assert f"{row['method']} {row['what']}" in meanings
     assert {"place", "method", "paper", "start", "fidelity", "layouts", "what"} == set(rows[0])
@@ -470,3 +489,17 @@ def test_quickstart_trains_compares_and_says_where_the_report_is(experiment, tmp
     assert "frozen, covft" in out and "Report:" in out
     assert (folder / "report" / "index.html").is_file()
     assert json.loads((folder / "comparison.json").read_text())["recipe"]["stages"]["instruct"]["steps"] == 1
+
+
+def test_export_prints_the_kind_of_folder_and_who_honours_it(trained, tmp_path, yarbus_json, capsys):
+    assert run(["export", str(trained), str(tmp_path / "out"), "--dtype", "bfloat16"]) == 0
+    printed = capsys.readouterr().out
+    assert "an ordinary Hugging Face model in bfloat16" in printed
+    assert "transformers" in printed and "honours" in printed and "llama.cpp" in printed
+    told = yarbus_json("export", trained, tmp_path / "again")
+    assert told["kind"] == "plain" and told["url"] is None and told["dtype"] == "float32"
+    assert run(["export", str(trained), str(tmp_path / "out")]) == 2
+    assert "there is something already" in capsys.readouterr().err
+    assert run(["export", str(trained), str(tmp_path / "x"), "--dtype", "int4"]) == 2
+    assert "no precision 'int4'" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"]

@@ -4,6 +4,7 @@ Pages are written for real models. transformers prefers a folder to a hub id of 
 tiny random models *under the real names* and the code runs as printed, offline:
 
 - ``llava-hf/llava-1.5-7b-hf``, ``Qwen/Qwen2.5-VL-3B-Instruct`` (tests/tiny.py), ``bert-base-uncased`` (width 16)
+- ``google/siglip-so400m-patch14-384``, ``openai/clip-vit-large-patch14-336``: whole models with words
 - ``photo.jpg``; ``data/train.json`` and ``data/test.json`` in LLaVA format, pictures in ``data/images``
 - ``data/mixture.json``: rows of three tasks
 - ``data/pets/train``, ``data/pets/test``: folders of two classes
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny
+from tests.tiny.encoders import clip_folder, siglip_folder
 
 QUESTIONS = ("what digit is red ?", "where is the blue one ?", "which colour is the digit ?")
 ANSWERS = ("one", "top left", "green")
@@ -56,6 +58,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, text_encoder: str) -> Path:
     _write_model(folder / "llava-hf" / "llava-1.5-7b-hf", "llava")
     _write_model(folder / "Qwen" / "Qwen2.5-VL-3B-Instruct", "qwen2_5_vl")
     (folder / "bert-base-uncased").symlink_to(text_encoder)
+    siglip_folder(folder / "google" / "siglip-so400m-patch14-384")
+    clip_folder(folder / "openai" / "clip-vit-large-patch14-336")
     _write_data(folder / "data")
     Image.open(folder / "data" / "images" / "0.png").save(folder / "photo.jpg")
     return folder

@@ -7,12 +7,15 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from yarbus.cli.audit import audit
 from yarbus.cli.compare import compare
 from yarbus.cli.conflict import conflict
 from yarbus.cli.evaluate import evaluate
+from yarbus.cli.export import export
 from yarbus.cli.interpolate import interpolate
 from yarbus.cli.list import list_entries
 from yarbus.cli.plan import plan
+from yarbus.cli.probe import probe
 from yarbus.cli.quickstart import quickstart
 from yarbus.cli.report import report
 from yarbus.cli.train import train
@@ -25,7 +28,10 @@ VERBS = {
     "evaluate": evaluate,
     "compare": compare,
     "conflict": conflict,
+    "audit": audit,
     "interpolate": interpolate,
+    "probe": probe,
+    "export": export,
     "report": report,
     "list": list_entries,
 }

@@ -26,6 +26,9 @@ class Protocol:
     max_new_tokens: int = 16
     """Where a reply is cut."""
     judge: Judge = exact_match
+    prompts: tuple[str, ...] = ()
+    """What an encoder with a text side compares a picture with, ``{}`` for each class; empty where a language model is
+    asked the question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,12 @@ class Benchmark:
                 fix=f"use one of: {closest(name, list(self.protocols))}",
             )
         return self.protocols[name]
+
+    def metrics_of(self, protocol: Protocol) -> Mapping[str, Metric]:
+        """The metrics under a protocol. An encoder replies with a class, which is right in one way only."""
+        if not protocol.prompts:
+            return self.metrics
+        return {name: metric for name, metric in self.metrics.items() if metric is accuracy}
 
     def chance_of(self, metric: str) -> float | None:
         """What guessing reaches on one metric, or None."""

@@ -19,6 +19,7 @@ from yarbus.data.sample import IMAGE_TAG, Sample, Turn
 from yarbus.data.sources import SOURCES
 from yarbus.data.wording import offered, offering
 from yarbus.evaluation.benchmark import Benchmark, Protocol
+from yarbus.evaluation.prompts import PROMPTS
 from yarbus.evaluation.scoring import JudgedBy, Metric, accuracy, commonest_answer
 
 QUESTION = "What type of object is in this photo?"
@@ -72,8 +73,9 @@ def _list_size(own: OwnName, names: tuple[str, ...]) -> int | None:
     return own.closed
 
 
-def read_questions(own: OwnName) -> list[Sample]:
-    """One question per picture; its answer is the name of the class."""
+def read_choices(own: OwnName) -> list[tuple[Sample, tuple[str, ...]]]:
+    """One question per picture, whose answer is the name of the class, and the names that it may be: those that the
+    question offers, or every class."""
     own.check()
     options = dict(own.options)
     if "names" in options:
@@ -84,13 +86,18 @@ def read_questions(own: OwnName) -> list[Sample]:
     size = _list_size(own, wording.names)
     questions = []
     for sample in samples:
-        answer, question = sample.turns[-1], QUESTION
+        answer, question, names = sample.turns[-1], QUESTION, wording.names
         if size is not None:
-            random = Random(f"{own.seed} {sample.id}")
-            question = offering(QUESTION, offered(answer.text, wording.names, size, random))
+            names = tuple(offered(answer.text, wording.names, size, Random(f"{own.seed} {sample.id}")))
+            question = offering(QUESTION, names)
         turns = (Turn("user", f"{IMAGE_TAG}\n{question}"), answer)
-        questions.append(replace(sample, turns=turns, task=TASK, wording=None))
+        questions.append((replace(sample, turns=turns, task=TASK, wording=None), names))
     return questions
+
+
+def read_questions(own: OwnName) -> list[Sample]:
+    """One question per picture; its answer is the name of the class."""
+    return [question for question, _ in read_choices(own)]
 
 
 def _chance(own: OwnName, answers: list[str]) -> float:
@@ -116,7 +123,11 @@ def class_benchmark(own: OwnName, samples: list[Sample]) -> Benchmark:
         paper="protocol of Zhang et al., arXiv:2405.18415",
         licence="as the pictures'",
         samples=lambda: samples,
-        protocols={"official": Protocol(max_new_tokens=MAX_NEW_TOKENS, judge=inclusion)},
+        protocols={
+            "official": Protocol(max_new_tokens=MAX_NEW_TOKENS, judge=inclusion),
+            "zero_shot": Protocol(name="zero_shot", max_new_tokens=0, judge=exact, prompts=PROMPTS[:1]),
+            "zero_shot_ensemble": Protocol(name="zero_shot_ensemble", max_new_tokens=0, judge=exact, prompts=PROMPTS),
+        },
         metrics=metrics,
         kind="classification",
         chance=dict.fromkeys(metrics, chance),

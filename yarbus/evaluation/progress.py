@@ -30,7 +30,12 @@ def progress_of(name: str, total: int, shown: bool) -> Iterator[Advance]:
         yield lambda count: None
         return
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(name, total=total)
             yield lambda count: bar.advance(task, count)
@@ -47,6 +52,6 @@ def progress_of(name: str, total: int, shown: bool) -> Iterator[Advance]:
             last = now
             left = _time_left((now - started) / done * (total - done))
             line = f"{name}: {done}/{total}, {left} left"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     yield advance

@@ -4,8 +4,9 @@ Replies are appended one line at a time, so a run that was killed goes on where 
 are always made from the file of replies: :func:`rescore` makes them again without a model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def load_benchmark(name: str, samples: list[Sample] | None = None) -> Benchmark:
     return classification.class_benchmark(own, questions)
 
 
+Answer = Callable[[list[Sample]], list[str]]
+"""One batch of questions -> a reply to each."""
 SAMPLE_ERRORS = (DataError, ValueError, torch.OutOfMemoryError)
 """What one sample can cause: an unreadable picture, one that the processor refuses, one too large. Anything else
 is a mistake of ours or concerns all samples, and must not become a wrong answer."""
@@ -91,12 +94,22 @@ def generate(
     return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
 
 
-def _ask(
-    model: Any, processor: Any, samples: list[Sample], protocol: Protocol
-) -> Iterator[tuple[Sample, str, str | None]]:
+@dataclass(frozen=True)
+class _Generator:
+    """A language model that is asked the question."""
+
+    model: Any
+    processor: Any
+    protocol: Protocol
+
+    def __call__(self, samples: list[Sample]) -> list[str]:
+        return generate(self.model, self.processor, samples, self.protocol)
+
+
+def _ask(answer: Answer, samples: list[Sample]) -> Iterator[tuple[Sample, str, str | None]]:
     """(sample, reply, error) of each sample; a batch that fails is asked again one by one."""
     try:
-        texts = generate(model, processor, samples, protocol)
+        texts = answer(samples)
     except SAMPLE_ERRORS as error:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
@@ -107,14 +120,14 @@ def _ask(
         yield from ((sample, text, None) for sample, text in zip(samples, texts, strict=True))
         return
     for sample in samples:
-        yield from _ask(model, processor, [sample], protocol)
+        yield from _ask(answer, [sample])
 
 
-def _run(
-    model: Any, processor: Any, benchmark: Benchmark, protocol: Protocol, identity: Row, folder: Path, *,
-    batch: int, progress: bool, max_errors: int | None,
+def score_replies(
+    answer: Answer, benchmark: Benchmark, protocol: Protocol, identity: Row, folder: Path, *,
+    batch: int, progress: bool, max_errors: int | None = None,
 ) -> Row:  # fmt: skip
-    """All missing replies of one benchmark, then its scores."""
+    """All missing replies of one benchmark, then its scores. ``identity`` says what replies depend on: ``IDENTITY``."""
     samples = benchmark.samples()
     check_unique(samples)
     sample_hash = SampleHashes()
@@ -133,7 +146,7 @@ def _run(
     ):
         for start in range(0, len(missing), batch):
             asked = missing[start : start + batch]
-            for sample, text, error in _ask(model, processor, asked, protocol):
+            for sample, text, error in _ask(answer, asked):
                 replies.write(row_of(sample, hashes[sample.id], protocol, text, error))
                 failed += error is not None
                 if failed > allowed or failed == len(samples):
@@ -174,7 +187,7 @@ def rescore(folder: Path) -> Row:
     replies = [reply_of(row) for row in judged]
     metrics = {
         name: {**score(metric, replies), "chance": benchmark.chance_of(name)}
-        for name, metric in benchmark.metrics.items()
+        for name, metric in benchmark.metrics_of(protocol).items()
     }
     scores = {
         **{key: identity[key] for key in IDENTITY},
@@ -214,7 +227,9 @@ def evaluate(
         raise ConfigError(f"batch must be 1 or more, found {batch}", fix="choose a batch of 1 or more")
     benchmarks = {name: load_benchmark(name) for name in names}  # a wrong name is told before the work begins
     for benchmark in benchmarks.values():
-        benchmark.protocol(protocol)
+        if benchmark.protocol(protocol).prompts:
+            why, fix = "its prompts are for an encoder with a text side", "use 'yarbus probe' with such an encoder"
+            raise ConfigError(f"protocol '{protocol}' asks no language model", where=benchmark.name, why=why, fix=fix)
     shown = {"model": model_fingerprint(model), "prompt": prompt_fingerprint(processor)}
     was_training = model.training
     model.eval()
@@ -224,9 +239,8 @@ def evaluate(
             chosen = benchmark.protocol(protocol)
             identity = {"benchmark": name, "protocol": protocol, "max_new_tokens": chosen.max_new_tokens, **shown}
             place = benchmark_folder(folder, name, protocol, checkpoint)
-            scores[name] = _run(
-                model,
-                processor,
+            scores[name] = score_replies(
+                _Generator(model, processor, chosen),
                 benchmark,
                 chosen,
                 identity,

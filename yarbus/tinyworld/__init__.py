@@ -28,11 +28,15 @@ def _make(split: str) -> Callable[[Path], None]:
     return make
 
 
+def _make_classes(folder: Path) -> None:
+    import_module("yarbus.tinyworld.class_folders").export(folder)
+
+
 PLUGIN = Plugin(
     name="tinyworld",
     version="4",
     files=FOLDER / "files",
-    make={split: _make(split) for split in ("train", "validation", "test")},
+    make={split: _make(split) for split in ("train", "validation", "test")} | {"classes": _make_classes},
     recipes=FOLDER / "recipes",
     benchmarks={
         f"tinyworld/{task}": f"yarbus.tinyworld.benchmarks:{task.upper().replace('-', '_')}"

@@ -75,9 +75,14 @@ def initialise_projector(model: LlavaForConditionalGeneration, features: Tensor,
 def save_base(model: LlavaForConditionalGeneration, folder: Path) -> None:
     """Weights in half precision on disk; the configuration says float32, so that they are loaded as such."""
     model.half().save_pretrained(folder)
+    load_in_float32(folder)
+    build_processor().save_pretrained(folder)
+
+
+def load_in_float32(folder: Path) -> None:
+    """Lets a saved configuration say float32, whatever its weights are kept in."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(_in_float32(config), indent=2) + "\n")
-    build_processor().save_pretrained(folder)
 
 
 def _in_float32(config: dict[str, Any]) -> dict[str, Any]:

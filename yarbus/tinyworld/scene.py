@@ -6,7 +6,7 @@ every answer is computed from the description and never from pixels. The handwri
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -146,6 +146,21 @@ def _has_room(x: float, y: float, px: int, placed: list[Digit]) -> bool:
     )
 
 
+def near_the_middle(scene: Scene, spread: float) -> Scene:
+    """The same digits with that fraction of their distance from the middle of the picture, and of their tilt."""
+    middle = IMAGE_PX / 2
+    digits = tuple(
+        replace(
+            digit,
+            x=middle + spread * (digit.x - middle),
+            y=middle + spread * (digit.y - middle),
+            angle=spread * digit.angle,
+        )
+        for digit in scene.digits
+    )
+    return replace(scene, digits=digits)
+
+
 def ink_of_scan(digit: Digit) -> np.ndarray:
     """The digit's handwriting, ``[8, 8]`` uint8."""
     return load_scans()[0][digit.scan]
@@ -155,7 +170,7 @@ def ink_of_scan(digit: Digit) -> np.ndarray:
 class Look:
     """What the words of a scene look like."""
 
-    colours: Mapping[str, tuple[int, int, int]]
+    colours: Mapping[str, tuple[int | float, int | float, int | float]]
     grounds: Mapping[str, Pattern]
     contrast: tuple[float, float] = (18.0, 34.0)
     """Least and most by which a ground's pattern is brighter than the ground."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
 
 from yarbus.tinyworld.loop import Schedule
 from yarbus.tinyworld.scene import COLOURS, IMAGE_PX, SIZES, Scene, draw_scene, render
@@ -64,7 +64,7 @@ class Tagger(nn.Module):
         return torch.logsumexp(self.tags(patches), dim=1) - math.log(patches.shape[1])
 
 
-def initialise(tower: CLIPVisionModel) -> None:
+def initialise(tower: PreTrainedModel) -> None:
     """Zero biases and scaled weights: with the library's own start the tower stays at chance (world.md, 1)."""
     depth = tower.config.num_hidden_layers
     for name, parameter in tower.named_parameters():
@@ -74,7 +74,7 @@ def initialise(tower: CLIPVisionModel) -> None:
             nn.init.normal_(parameter, std=0.3)
         elif parameter.ndim > 1:
             std = parameter[0].numel() ** -0.5
-            is_output = name.endswith(("out_proj.weight", "fc2.weight"))
+            is_output = name.endswith(("out_proj.weight", "o_proj.weight", "fc2.weight"))
             nn.init.normal_(parameter, std=std / math.sqrt(2 * depth) if is_output else std)
 
 
