@@ -26,8 +26,8 @@ from yarbus.core.records import environment, make_folder, write_json
 from yarbus.methods import CoVFT
 from yarbus.methods.official import OFFICIAL, OURS, to_official
 from yarbus.models.attachment import attachment_of
-from yarbus.models.context import Context
 from yarbus.models.images import ImageMap
+from yarbus.models.slot import Context
 from yarbus.models.text_encoder import TextStates
 
 TARGETS = {"dense": {"time": 1.0, "bytes": 0.7}, "merged": {"time": 0.4}}

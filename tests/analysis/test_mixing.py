@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from yarbus.analysis.mixing import BINS, answer_weights, mixing_record
-from yarbus.models.context import ContextSlot
+from yarbus.models.slot import ContextSlot
 
 TASKS = ["read"] * 4 + ["lean"] * 4
 

@@ -19,7 +19,7 @@ from yarbus.data.sources.llava import read_llava
 from yarbus.methods import CoVFT
 from yarbus.methods.auxiliary import add_loss, router_losses
 from yarbus.methods.covft import mixtures_of
-from yarbus.models.context import Context
+from yarbus.models.slot import Context
 from yarbus.training.trainer import GuardedTrainer
 
 BALANCE, Z = 0.3, 0.02

@@ -15,10 +15,10 @@ from yarbus.methods.assemble import build
 from yarbus.methods.contexts import ConcatContext, ContextVectorExtractor, ImageContext
 from yarbus.methods.covft import draw, mixtures_of
 from yarbus.models.attachment import declared_groups, is_attached, parameter_groups
-from yarbus.models.context import Context
 from yarbus.models.images import ImageMap
 from yarbus.models.load import base_on_meta
 from yarbus.models.sketch import hashes
+from yarbus.models.slot import Context
 from yarbus.models.vlm import VLM
 
 SPARSE = CoVFT(num_experts=3, context_dim=16, routing="sparse")

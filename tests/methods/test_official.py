@@ -12,8 +12,8 @@ from yarbus.methods import CoVFT
 from yarbus.methods.covft import mixtures_of
 from yarbus.methods.official import OFFICIAL, OURS, from_official, load_official, to_official
 from yarbus.models.attachment import adapter_tensors
-from yarbus.models.context import Context
 from yarbus.models.images import ImageMap
+from yarbus.models.slot import Context
 from yarbus.models.text_encoder import TextStates
 
 METHOD = CoVFT.preset("official", num_experts=3, context_dim=16)

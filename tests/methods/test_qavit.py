@@ -16,9 +16,10 @@ from yarbus.core.errors import ConfigError
 from yarbus.methods import QAViT
 from yarbus.methods.qavit import QuestionRows
 from yarbus.models.attachment import parameter_groups
-from yarbus.models.context import Context, ContextSlot, context_of
+from yarbus.models.context import context_of
 from yarbus.models.images import ImageMap
 from yarbus.models.load import base_on_meta
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.text_encoder import TextStates
 from yarbus.models.vlm import VLM
 

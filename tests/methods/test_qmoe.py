@@ -22,9 +22,10 @@ from yarbus.methods.assemble import build_all
 from yarbus.methods.qmoe import PreparedPath
 from yarbus.models.attach import set_stage
 from yarbus.models.attachment import adapter_tensors, attachment_of, is_attached, parameter_groups
-from yarbus.models.context import bind, context_of
+from yarbus.models.context import context_of
 from yarbus.models.load import base_on_meta
 from yarbus.models.observe import observe
+from yarbus.models.recompute import bind
 from yarbus.training.facts import tensors_hash
 
 WORDS = "language_embeddings"

@@ -13,7 +13,7 @@ from tests.models.batches import QUESTIONS, ask, without_context
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.methods import CoVFT
 from yarbus.models.attachment import parameter_groups
-from yarbus.models.context import CHANNEL
+from yarbus.models.channel import CHANNEL
 
 METHODS = {
     "cve-dense": CoVFT(num_experts=3, context_dim=16),

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from yarbus.analysis.looks import Record, array, estimate
 from yarbus.analysis.routing import between_tasks
-from yarbus.models.context import Recorder
+from yarbus.models.slot import Recorder
 
 BINS = 40
 """Of the histogram of weights between 0 and 1."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, distributed
 
-from yarbus.models.context import Context
+from yarbus.models.slot import Context
 
 
 class _AddLoss(torch.autograd.Function):

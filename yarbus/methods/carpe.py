@@ -23,9 +23,10 @@ from yarbus.methods.context_prompt import ContextPrompt, SequenceInputs, no_ques
 from yarbus.methods.encoders import EncoderMixture, raw_adapter
 from yarbus.methods.head import AFTER_ALL, MODULE, Head, refuse_unfit
 from yarbus.models.attachment import Attachment, Method, Start
-from yarbus.models.context import Context, ContextSlot, context_of
+from yarbus.models.context import context_of
 from yarbus.models.encoders import EncoderSpec, encoders_of, specs_of
 from yarbus.models.feature_cache import FeatureCache
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.vlm import VLM
 
 WEIGHTS = ("prompt.", "context_encoder.", "scalar", "mixture.router.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from yarbus.core.errors import DataError
 from yarbus.methods.integrator import Places
-from yarbus.models.context import Context
+from yarbus.models.slot import Context
 
 
 @dataclass(frozen=True)

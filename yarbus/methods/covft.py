@@ -26,9 +26,9 @@ from yarbus.methods.contexts import ConcatContext, ContextVectorExtractor, Image
 from yarbus.methods.experts import draw, jitter
 from yarbus.methods.hidden import down_from
 from yarbus.models.attachment import Attachment, Method, Start
-from yarbus.models.context import Context, ContextSlot
 from yarbus.models.images import ImageMap
 from yarbus.models.sketch import key_of
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.vlm import VLM
 
 Routing = Literal["dense", "sparse", "uniform", "random", "merged"]

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from yarbus.core.errors import DataError
 from yarbus.methods.auxiliary import add_loss, no_images, router_losses
 from yarbus.methods.experts import draw
-from yarbus.models.context import Context, ContextSlot
 from yarbus.models.encoder_inputs import CHOICE, COUNTS, FEATURES, MASK, PIXELS, STATES, EncoderInputs
 from yarbus.models.encoders import BASE, VisionEncoder, encoders_of
 from yarbus.models.images import ImageMap
 from yarbus.models.sketch import key_of
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.vlm import VLM
 
 ROUTED_GROUP = "router"

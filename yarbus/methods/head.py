@@ -20,8 +20,8 @@ from yarbus.core.errors import ConfigError, DataError
 from yarbus.methods.context_prompt import no_question
 from yarbus.methods.integrator import HeadLayer, Integrator, Places, VisionKeys
 from yarbus.models.attachment import Attachment
-from yarbus.models.context import Context, ContextSlot
 from yarbus.models.images import ImageMap
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.vlm import VLM
 
 MODULE = "context_head"

@@ -18,7 +18,7 @@ from torch import Tensor
 from yarbus.core.errors import ConfigError
 from yarbus.methods.head import AFTER_ALL, Head, refuse_unfit
 from yarbus.models.attachment import Attachment, Method, Start
-from yarbus.models.context import ContextSlot
+from yarbus.models.slot import ContextSlot
 from yarbus.models.vlm import VLM
 
 NUM_LAYERS = 5

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from yarbus.core.errors import ConfigError
 from yarbus.models.attachment import Attachment, Method, Start
-from yarbus.models.context import ContextSlot
+from yarbus.models.slot import ContextSlot
 from yarbus.models.vlm import VLM, Layout
 
 KERNELS = ("sdpa", "eager")

@@ -29,8 +29,9 @@ from yarbus.core.errors import ConfigError
 from yarbus.methods.auxiliary import add_loss
 from yarbus.methods.experts import jitter
 from yarbus.models.attachment import Attachment, Fidelity, Method, Start
-from yarbus.models.context import Context, ContextSlot, context_of
+from yarbus.models.context import context_of
 from yarbus.models.observe import evaluating
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.vlm import VLM
 
 IGNORED = -100

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from yarbus.core.errors import ConfigError
 from yarbus.methods.vpt import hide_prompts, join, new_prompts, read_tokens, without_prompts, write_tokens
 from yarbus.models.attachment import Attachment, Fidelity, Method, Start
-from yarbus.models.context import ContextSlot
+from yarbus.models.slot import ContextSlot
 from yarbus.models.vlm import VLM, Layout, Tower
 
 

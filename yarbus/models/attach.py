@@ -9,12 +9,14 @@ from torch import nn
 from yarbus.core.errors import ConfigError
 from yarbus.core.places import PLACES
 from yarbus.models.attachment import Attachment, Method, attachment_of, is_attached
-from yarbus.models.context import ContextSlot, bind, receive_context, release_context
+from yarbus.models.context import receive_context, release_context
 from yarbus.models.encoders import VisionEncoder, encoders_of, load_encoder
 from yarbus.models.fingerprint import fingerprint
 from yarbus.models.idle import run_idle_eyes
 from yarbus.models.processor import attach_to_processor, detach_from_processor, set_needs
 from yarbus.models.question import Question
+from yarbus.models.recompute import bind
+from yarbus.models.slot import ContextSlot
 from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, special_ids
 from yarbus.models.vlm import VLM
 from yarbus.models.wrapper import ContextMixin, context_class

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from yarbus.core.errors import ConfigError, MismatchError
 from yarbus.core.places import GROUPS
-from yarbus.models.context import ContextSlot
 from yarbus.models.encoders import EncoderSpec
 from yarbus.models.fingerprint import sample
 from yarbus.models.question import Question
+from yarbus.models.slot import ContextSlot
 from yarbus.models.vlm import VLM, Layout
 
 Start = Literal["identity", "rounding", "changes"]

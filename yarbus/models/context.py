@@ -1,326 +1,28 @@
 """The one path on which the question reaches the eyes.
 
-The processor adds ``context_*`` tensors to a batch; a pre-hook on the base model takes them out of
-the keyword arguments, encodes the text, maps images to rows, and fills a slot that inserted modules
-read. The slot never holds the answer, is empty outside of a forward, and is handed back to the
-recomputation of activation checkpointing (``bind``), which runs the blocks again during backward.
+The processor adds ``context_*`` tensors to a batch (``models.channel``); a pre-hook on the base model takes them out of
+the keyword arguments, encodes the text, maps images to rows, and fills a slot that inserted modules read
+(``models.slot``). The slot never holds the answer, is empty outside of a forward, and is handed back to the
+recomputation of activation checkpointing (``models.recompute``), which runs the blocks again during backward.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial, wraps
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from yarbus.core.errors import DataError
+from yarbus.models.channel import take_channel
 from yarbus.models.consistency import check_tokens_of_rows, refuse_missing_pictures, refuse_new_question
-from yarbus.models.encoder_inputs import (
-    CHOICE,
-    COUNTS,
-    FEATURES,
-    MASK,
-    PIXELS,
-    STATES,
-    EncoderInputs,
-    encoder_inputs,
-    encoder_names,
-)
+from yarbus.models.encoder_inputs import encoder_inputs, encoder_names
 from yarbus.models.images import ImageMap
 from yarbus.models.sketch import hashed, key_of
-from yarbus.models.text_encoder import TextStates
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.vlm import Family, ImageUnits
 
-
-@dataclass(frozen=True)
-class ContextKey:
-    """One tensor of the context channel."""
-
-    name: str
-    axis: Literal["row", "image"]
-    pad: int
-    reader: Literal["tower", "head"]
-
-
 _ROW = key_of("row of a batch")
-
-CHANNEL = (
-    ContextKey("context_input_ids", axis="row", pad=0, reader="tower"),
-    ContextKey("context_attention_mask", axis="row", pad=0, reader="tower"),
-    ContextKey("context_image_counts", axis="row", pad=0, reader="tower"),
-    ContextKey("context_turn_index", axis="row", pad=-1, reader="head"),
-    ContextKey("context_row_key", axis="row", pad=0, reader="tower"),
-    ContextKey("context_prompt_ids", axis="row", pad=0, reader="head"),
-    ContextKey("context_prompt_mask", axis="row", pad=0, reader="head"),
-    ContextKey("context_vision_features", axis="row", pad=0, reader="head"),
-    ContextKey("context_vision_mask", axis="row", pad=0, reader="head"),
-)
-"""Every key that travels beside a batch; the signature and ``model_input_names`` are built from it.
-
-``context_input_ids``, ``context_attention_mask`` [batch, text_tokens]: the question in the text encoder's tokens; a row
-whose mask is all zero has no context. With one text per turn they are [batch, turns, text_tokens]: the tower then
-answers to a row's last turn.
-``context_image_counts`` [batch]: images of each row (of InternVL: tiles), needed only without ``input_ids``.
-``context_turn_index`` [batch, tokens]: the answered turn of each token, -1 for none. ``context_row_key`` [batch]: a
-number for each row that keys what is drawn at random for its images; without it the row's tokens are the key, so that
-a row is always seen alike.
-
-``context_prompt_ids``, ``context_prompt_mask`` [batch, tokens], or [batch, turns, tokens]: what the user said up to a
-turn, in the language model's tokens and without pictures; a head's weights depend on it alone.
-``context_vision_features`` [batch, tokens, dim], ``context_vision_mask`` [batch, tokens]: the features of each row's
-images. ``generate`` puts them there itself where it encodes images before the first forward.
-"""
-
-
-def channel_of(encoders: Iterable[str] = ()) -> tuple[ContextKey, ...]:
-    """The channel of a model with these further vision encoders; without any it is ``CHANNEL``.
-
-    ``context_pixel_values_<encoder>`` [pictures, 3, height, width]: every picture as that encoder's processor makes it;
-    ``context_picture_counts`` [batch]: pictures of each row. ``generate`` puts into their place, before beams are made
-    of rows, what came of them: ``context_prompt_states`` [batch, turns, dim], ``context_encoder_choice`` [batch],
-    ``context_encoder_features`` [batch, tokens, dim] and ``context_encoder_mask`` [batch, tokens].
-    """
-    pixels = [ContextKey(f"{PIXELS}{name}", axis="image", pad=0, reader="head") for name in encoders]
-    beside = (COUNTS, STATES, CHOICE, FEATURES, MASK) if pixels else ()
-    return (*CHANNEL, *(ContextKey(name, axis="row", pad=0, reader="head") for name in beside), *pixels)
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the slot holds during one forward."""
-
-    text: TextStates | None
-    """By row of context: a row of the batch, or each of its turns; None if no text came with the batch."""
-    tower: ImageMap | None
-    """The tower's images and the rows they answer to; None if the batch has no image."""
-    projector: ImageMap | None
-    """The same for what leaves the projector."""
-    turn_index: Tensor | None = None
-    """[batch, tokens] of the prompt."""
-    prompt_ids: Tensor | None = None
-    """[batch, turns, tokens] what the user said up to each turn, in the language model's tokens."""
-    prompt_mask: Tensor | None = None
-    """[batch, turns, tokens]"""
-    vision_features: Tensor | None = None
-    """[batch, tokens, dim] of each row's images, where they were encoded before this forward."""
-    vision_mask: Tensor | None = None
-    """[batch, tokens]"""
-    num_turns: int = 1
-    """Texts per row of the batch."""
-    num_rows: int = 0
-    """Rows of the batch."""
-    image_keys: Tensor | None = None
-    """[images] int64, from the key of the image's row and the image's number there; None if the rows are unknown."""
-    row_keys: Tensor | None = None
-    """[batch] int64, what is drawn at random for a row is keyed by; None if unknown, or without a picture."""
-    encoders: EncoderInputs | None = None
-    """What further vision encoders look at; None without them, and in a forward without pictures."""
-    has_gradient: bool = False
-    """Whether the forward was begun with gradients on; inside of a reentrant checkpoint they are off at first."""
-    is_idle: bool = False
-    """Whether its one image is a dummy, run for other processes' sake (``models.idle``): it counts for nothing."""
-    notes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    """(word, block) -> what a block leaves for later ones of the same forward. Hooks may leave tensors that require
-    grad; code inside a block may not: reentrant checkpointing would cut their gradient."""
-
-    def question(self) -> TextStates:
-        """The text of every row; raises where a module needs it and none was given."""
-        if self.text is None:
-            raise DataError(
-                "no question reached the vision tower",
-                why="this model's features depend on the question, and the batch has no context_input_ids",
-                fix="make the batch with the processor that attach returned, or pass context=",
-            )
-        return self.text
-
-    def pooled_by_image(self) -> Tensor:
-        """[images, text_dim] the pooled question of each image's row."""
-        assert self.tower is not None
-        return self.question().pooled[self.tower.rows]
-
-    def turn_of_position(self, length: int) -> Tensor:
-        """[batch, length] turn whose answer each position writes: the position before an answer's first token as well.
-
-        A position behind an answer belongs to the next turn. While decoding, new tokens belong to a row's last turn.
-        """
-        assert self.prompt_mask is not None
-        last = self.prompt_mask.any(dim=-1).sum(dim=1, keepdim=True).clamp(min=1) - 1
-        index = self.turn_index
-        if index is None or index.shape[1] != length:
-            if index is None and self.prompt_mask.shape[1] > 1:
-                raise DataError(
-                    "no turn index in the batch",
-                    why="it holds several questions per row, and each answer has its own",
-                    fix="pass context_turn_index",
-                )
-            return last.expand(-1, length)
-        following = torch.nn.functional.pad(index, (0, 1), value=-1)[:, 1:]
-        answered = index.cummax(dim=1).values
-        return torch.where(following >= 0, following, torch.where(index >= 0, index, answered + 1)).minimum(last)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One thing a module noticed."""
-
-    kind: str
-    """``context``, ``routing_weights``, ``gaze``, ``balance_loss``, ``z_loss``; of a head ``mixing_weights``,
-    ``columns``, ``is_text``, ``language_states``, ``vision_states``, ``vision_weight``, ``encoder_choice``,
-    ``encoder_probabilities``, ``encoder_balance_loss``."""
-    block_index: int
-    values: Tensor
-    """Detached, on the CPU; axes as the module that records says."""
-
-
-@dataclass
-class Recorder:
-    """Collects what modules notice during forwards, for analyses. Off unless put into the slot."""
-
-    records: list[Record] = field(default_factory=list)
-
-    def of(self, kind: str) -> dict[int, list[Tensor]]:
-        """Values of one kind by block, in the order of the forwards."""
-        found: dict[int, list[Tensor]] = {}
-        for record in self.records:
-            if record.kind == kind:
-                found.setdefault(record.block_index, []).append(record.values)
-        return found
-
-
-class ContextSlot:
-    """Shared by all inserted modules of a model; not a module, so that it stays out of checkpoints.
-
-    Copies of a model share it: fine one after the other, not for two forwards at once in threads.
-    """
-
-    def __init__(self) -> None:
-        self.context: Context | None = None
-        self.recorder: Recorder | None = None
-        self.head_listens = False
-        """True once a head method wants the context of every forward, those without pictures and each decoding step
-        included."""
-        self.frozen_groups: frozenset[str] = frozenset()
-        """Parameter groups whose rate is 0 for now (``frozen_fraction``). Our trainer says it; for plain Trainer and
-        TRL set it yourself, or leave it: then nothing is taken as frozen."""
-        self.loss_scale = 1.0
-        """What auxiliary losses weigh beside the loss of a forward (``methods.auxiliary``). Our trainer sets one over
-        the number of micro-batches, so that they weigh as one batch; plain Trainer and TRL leave it at 1."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ContextSlot":
-        return self
-
-    def read(self) -> Context:
-        """The context of the forward that is running; outside of one this raises."""
-        if self.context is None:
-            raise DataError(
-                "no context for the vision tower",
-                why="it was called outside of the model's forward or generate",
-                fix="call the model itself, or fill the slot with `models.context.context_of(...)`",
-            )
-        return self.context
-
-    @contextmanager
-    def holding(self, context: Context | None) -> Iterator[None]:
-        """The slot with another content for a while."""
-        before, self.context = self.context, context
-        try:
-            yield
-        finally:
-            self.context = before
-
-    @contextmanager
-    def weighing(self, loss_scale: float) -> Iterator[None]:
-        """Auxiliary losses with another weight for a while: of forwards and of their backwards."""
-        before, self.loss_scale = self.loss_scale, loss_scale
-        try:
-            yield
-        finally:
-            self.loss_scale = before
-
-    @contextmanager
-    def freezing(self, groups: Iterable[str]) -> Iterator[None]:
-        """Says for a while which parameter groups have a rate of 0."""
-        before, self.frozen_groups = self.frozen_groups, frozenset(groups)
-        try:
-            yield
-        finally:
-            self.frozen_groups = before
-
-    @contextmanager
-    def recording(self) -> Iterator[Recorder]:
-        """Collects what modules notice while the block runs."""
-        before, self.recorder = self.recorder, Recorder()
-        try:
-            yield self.recorder
-        finally:
-            self.recorder = before
-
-    @contextmanager
-    def unrecorded(self) -> Iterator[None]:
-        """What modules notice for a while is not collected."""
-        before, self.recorder = self.recorder, None
-        try:
-            yield
-        finally:
-            self.recorder = before
-
-    def record(self, kind: str, block_index: int, values: Tensor) -> None:
-        """Hands something to the recorder, if there is one."""
-        if self.recorder is not None:
-            self.recorder.records.append(Record(kind, block_index, values.detach().cpu()))
-
-
-def _trains(function: Callable[..., Any]) -> bool:
-    """Whether the block that a checkpointing function is handed has anything to train; True where it is not known."""
-    plain = function.func if isinstance(function, partial) else function
-    given = function.args if isinstance(function, partial) else ()
-    owners = [one for one in (getattr(plain, "__self__", None), *given) if isinstance(one, nn.Module)]
-    return not owners or any(parameter.requires_grad for parameter in owners[0].parameters())
-
-
-def _reached_by_gradient(function: Callable[..., Any], args: tuple) -> tuple:
-    """The arguments of a checkpointed block, with one that requires grad where the block trains and none does.
-
-    Reentrant checkpointing gives no gradient to a block without such an input. The library takes care of it at the
-    embeddings, but some towers (Qwen3-VL's, Molmo2's) do not tell it where they are: their blocks would train nothing,
-    silently, behind a frozen patch embedding.
-    """
-    tensors = [one for one in args if isinstance(one, Tensor) and one.is_floating_point()]
-    if not tensors or any(one.requires_grad for one in tensors) or not torch.is_grad_enabled() or not _trains(function):
-        return args
-    return tuple(one.detach().requires_grad_() if one is tensors[0] else one for one in args)
-
-
-def bind(checkpoint: Callable[..., Any], slot: ContextSlot) -> Callable[..., Any]:
-    """A checkpointing function whose recomputation sees the context of its own forward.
-
-    Without it two forwards before one backward recompute the first with the second's questions, silently.
-    """
-
-    @wraps(checkpoint)
-    def run_checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        args = _reached_by_gradient(function, args)
-        context = slot.context
-        ran: list[bool] = []
-
-        def run(*inputs: Any) -> Any:
-            recorder = slot.recorder
-            if ran:  # a recomputation: what it notices was noticed before
-                slot.recorder = None
-            ran.append(True)
-            try:
-                with slot.holding(context):
-                    return function(*inputs)
-            finally:
-                slot.recorder = recorder
-
-        return checkpoint(run, *args, **kwargs)
-
-    run_checkpoint.is_bound = True  # type: ignore[attr-defined]
-    return run_checkpoint
 
 
 def _texts(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
@@ -451,11 +153,6 @@ def _num_rows(input_ids: Tensor | None, kwargs: Mapping) -> int:
 
 def _by_turn(values: Tensor | None) -> Tensor | None:
     return values[:, None] if values is not None and values.ndim == 2 else values
-
-
-def take_channel(kwargs: dict[str, Any], encoders: Iterable[str] = ()) -> dict[str, Any]:
-    """Takes the ``context_*`` tensors out of keyword arguments."""
-    return {key.name: kwargs.pop(key.name, None) for key in channel_of(encoders)}
 
 
 def refuse_videos(kwargs: Mapping[str, Any]) -> None:

@@ -19,9 +19,10 @@ from torch.distributed.tensor import DTensor
 
 from yarbus.core.errors import ConfigError
 from yarbus.models.consistency import has_past
-from yarbus.models.context import Context, ContextSlot, by_name, rows_of_images
+from yarbus.models.context import by_name, rows_of_images
 from yarbus.models.families.pictures import fixed_size
 from yarbus.models.images import ImageMap
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.text_encoder import TextEncoder, TextStates
 from yarbus.models.vlm import FAMILIES, Family
 

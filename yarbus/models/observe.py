@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from yarbus.models.attachment import attachment_of, is_attached
-from yarbus.models.context import ContextSlot, Recorder, rows_of_images
+from yarbus.models.context import rows_of_images
 from yarbus.models.images import ImageMap
+from yarbus.models.slot import ContextSlot, Recorder
 from yarbus.models.vlm import VLM
 
 

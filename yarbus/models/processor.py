@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from yarbus.core.errors import DataError
 from yarbus.models import image_only, pil_pixtral, pil_smolvlm
-from yarbus.models.context import channel_of
+from yarbus.models.channel import channel_of
 from yarbus.models.encoder_inputs import COUNTS, PIXELS
 from yarbus.models.encoders import FOLDER
 from yarbus.models.question import IMAGE_TAG, Question, TemplateMarkers, said_until, user_turns, without_tags

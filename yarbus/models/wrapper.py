@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yarbus.models.context import bind, channel_of, context_of, refuse_videos, row_keys
+from yarbus.models.channel import channel_of
+from yarbus.models.context import context_of, refuse_videos, row_keys
+from yarbus.models.recompute import bind
 from yarbus.models.vlm import VLM
 
 VARIANT = "yarbus"
