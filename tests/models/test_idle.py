@@ -14,8 +14,9 @@ from tests.models.batches import QUESTIONS, ask
 from yarbus.core.errors import ConfigError
 from yarbus.methods import CoVFT
 from yarbus.models.attachment import parameter_groups
+from yarbus.models.families.pictures import fixed_size
 from yarbus.models.idle import dummy_image, is_needed, run_idle_eyes
-from yarbus.models.vlm import FAMILIES, VLM
+from yarbus.models.vlm import FAMILIES
 
 COVFT = CoVFT(num_experts=2, context_dim=16)
 
@@ -165,7 +166,7 @@ def test_on_every_family_the_dummy_drives_all_that_trains_or_its_lack_is_one_cle
     try:
         model(**bare_words(model)).loss.backward()
     except ConfigError as error:
-        assert "dummy" in error.why and "dummy_image" in error.fix
+        assert "dummy" in error.why and "picture" in error.fix
         return
     groups = parameter_groups(model)
     eyes = {name for group, tensors in groups.items() if group != "language" for name in tensors}
@@ -175,11 +176,11 @@ def test_on_every_family_the_dummy_drives_all_that_trains_or_its_lack_is_one_cle
 
 def test_a_family_that_says_nothing_of_a_dummy_gets_a_picture_of_the_towers_size_if_that_will_do():
     config = tiny.llava()[0].config
-    silent = replace(FAMILIES["LlavaConfig"], dummy_image=None)
+    silent = replace(FAMILIES["LlavaConfig"], pictures=fixed_size)
     assert dummy_image(silent, config)["pixel_values"].shape == (1, 3, 28, 28)
     config = tiny.qwen()[0].config
     with pytest.raises(ConfigError, match="others wait for its vision tower: Qwen2_5_VLConfig"):
-        dummy_image(replace(FAMILIES["Qwen2_5_VLConfig"], dummy_image=None), config)
+        dummy_image(replace(FAMILIES["Qwen2_5_VLConfig"], pictures=fixed_size), config)
 
 
 def test_language_alone_needs_the_eyes_of_all_too(of_two):
@@ -197,4 +198,3 @@ def test_the_hook_is_there_once_after_several_stages():
     set_stage(model, processor, {"projector": Full()})
     set_stage(model, processor, {"vision": COVFT, "projector": Full()}, text_encoder="language_embeddings")
     assert list(model.base_model._forward_pre_hooks.values()).count(run_idle_eyes) == 1
-    assert VLM.of(model).family.dummy_image is not None

@@ -20,7 +20,6 @@ from torch.distributed.tensor import DTensor
 from yarbus.core.errors import ConfigError
 from yarbus.models.consistency import has_past
 from yarbus.models.context import by_name, rows_of_images
-from yarbus.models.families.pictures import fixed_size
 from yarbus.models.images import ImageMap
 from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.text_encoder import TextEncoder, TextStates
@@ -103,18 +102,20 @@ def _family(base_model: nn.Module) -> Family:
 def dummy_image(family: Family, config: Any) -> dict[str, Tensor]:
     """The forward's keyword arguments of one picture, in which no two pixels are alike.
 
-    A family without an entry of its own gets one of the tower's fixed size. Raises ``ConfigError`` where the
-    family's batches hold more than pixels.
+    Raises ``ConfigError`` where the family's batches hold more than its ``pictures`` say, and where the language model
+    looks at pictures in layers of its own, which a dummy for the eyes would leave out all the same.
     """
     try:
-        picture = fixed_size(config, 1, None)[0] if family.dummy_image is None else family.dummy_image(config)
+        if family.cross_attends:
+            raise ValueError("its language model looks at pictures in layers of its own")
+        picture, _ = family.pictures(config, 1, 1)
         family.units(config, picture, 0)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             "a process has a batch without pictures, and others wait for its vision tower",
             where=family.config,
-            why=f"the family says nothing of a dummy picture, and one of a fixed size does not do ({error!r})",
-            fix="give its Family a dummy_image, or every batch a picture",
+            why=f"no dummy picture will do ({error!r})",
+            fix="say in its Family what pictures look like, or give every batch a picture",
         ) from None
     return {name: gradation(*value.shape) if value.is_floating_point() else value for name, value in picture.items()}
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from yarbus.models.attachment import attachment_of
-from yarbus.models.families.pictures import PICTURES, fixed_size
 from yarbus.models.shapes import Shapes
 from yarbus.models.text_encoder import TextEncoder
 from yarbus.models.vlm import VLM
@@ -55,7 +54,7 @@ def _pictures(model: nn.Module, number: int, side: int | None) -> tuple[dict[str
     """The pictures' part of a batch, and the image tokens of one picture."""
     vlm, attachment = VLM.of(model), attachment_of(model)
     config = vlm.config
-    pictures, tokens = PICTURES.get(type(config).__name__, fixed_size)(config, number, side)
+    pictures, tokens = vlm.family.pictures(config, number, side)
     if attachment.image_tokens is not None:  # a method changed their number
         tokens = attachment.image_tokens
     if tokens is None:

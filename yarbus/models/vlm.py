@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.table import Table
+from yarbus.models.families.pictures import fixed_size
 
 Layout = Literal["images tokens dim", "images tiles dim", "total dim"]
 """Axes of the tokens in a block: a row of patches per image; a row of several tiles' patches per image, of which the
@@ -82,9 +83,9 @@ class Family:
     """Path of the norm behind the blocks, below the language model; it takes the hidden states alone."""
     processor: str | None = None
     """``module:class`` to build where the library's processor needs torchvision."""
-    dummy_image: Callable[[Any], Mapping[str, Tensor]] | None = None
-    """config -> the forward's keyword arguments of one small picture, whose pixels do not matter (``models.idle``);
-    None is one of the tower's fixed size, given by its pixels alone."""
+    pictures: Callable[[Any, int, int | None], tuple[dict[str, Tensor], int | None]] = fixed_size
+    """(config, number, side in pixels) -> the forward's keyword arguments of pictures that show nothing, for
+    ``yarbus plan`` and for dummies, and the image tokens of one, None where the family's own count holds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ Crops (pan and scan) are images of their own, each with its placeholders.
 """
 
 from yarbus.models.families.llava import one_row_per_image
+from yarbus.models.families.pictures import averaged
 from yarbus.models.vlm import Family
 
 GEMMA3 = Family(
@@ -12,4 +13,5 @@ GEMMA3 = Family(
     projector="multi_modal_projector",
     language_model="language_model",
     units=one_row_per_image,
+    pictures=averaged,
 )

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from yarbus.models.families.pictures import fixed_size
+from yarbus.models.families.pictures import rows_of_tiles
 from yarbus.models.vlm import Family, ImageUnits
 
 
@@ -20,16 +19,11 @@ def tiles_of_rows(config: Any, kwargs: Mapping[str, Any], placeholders: int) -> 
     return ImageUnits(tower_lengths=None, projector_lengths=None, placeholders=torch.full_like(rows, tokens), rows=rows)
 
 
-def one_tile(config: Any) -> dict[str, Tensor]:
-    """A row with a single tile."""
-    return {"pixel_values": fixed_size(config, 1, None)[0]["pixel_values"][None]}
-
-
 IDEFICS3 = Family(
     config="Idefics3Config",
     vision_tower="vision_model",
     projector="connector",
     language_model="text_model",
     units=tiles_of_rows,
-    dummy_image=one_tile,
+    pictures=rows_of_tiles,
 )

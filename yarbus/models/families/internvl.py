@@ -3,6 +3,7 @@
 from typing import Any
 
 from yarbus.models.families.llava import one_row_per_image
+from yarbus.models.families.pictures import tiles
 from yarbus.models.vlm import Family
 
 
@@ -25,4 +26,5 @@ INTERNVL = Family(
     feature_layer=layer_or_output,
     feature_dim=joined_patches,
     processor="yarbus.models.image_only:ImageOnlyInternVLProcessor",
+    pictures=tiles,
 )

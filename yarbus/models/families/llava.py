@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yarbus.models.families.pictures import fixed_size
+from yarbus.models.families.pictures import fixed_size, sized
 from yarbus.models.registers import REMEMBERED
 from yarbus.models.vlm import TOWERS, Family, ImageUnits, constant_lengths
 
@@ -59,12 +59,9 @@ def patches_and_kept_prefix(config: Any, prefix_tokens: int) -> int | None:
     return patches + prefix_tokens - dropped
 
 
-def one_picture(config: Any) -> dict[str, Tensor]:
-    """Of the tower's fixed size, or of two by two patches where any size will do."""
-    if not has_packed_tower(config):
-        return fixed_size(config, 1, None)[0]
-    side = 2 * config.vision_config.patch_size
-    return {"pixel_values": torch.empty(1, 3, side, side), "image_sizes": torch.tensor([[side, side]])}
+def by_tower(config: Any, number: int, side: int | None) -> tuple[dict[str, Tensor], int | None]:
+    """Of the tower's fixed size, or of any where the tower takes any."""
+    return (sized if has_packed_tower(config) else fixed_size)(config, number, side)
 
 
 LLAVA = Family(
@@ -75,5 +72,5 @@ LLAVA = Family(
     units=by_layout,
     feature_layer=vision_feature_layer,
     image_tokens=patches_and_kept_prefix,
-    dummy_image=one_picture,
+    pictures=by_tower,
 )

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import (
     get_anyres_image_grid_shape,
     image_size_to_num_patches,
@@ -16,6 +15,7 @@ from transformers.models.llava_next.modeling_llava_next import (
 )
 
 from yarbus.models.families.llava import vision_feature_layer
+from yarbus.models.families.pictures import tiled
 from yarbus.models.vlm import Family, ImageUnits
 
 
@@ -57,20 +57,13 @@ def tiles_by_size(config: Any, kwargs: Mapping[str, Any], placeholders: int) -> 
     )
 
 
-def one_tiled_picture(config: Any) -> dict[str, Tensor]:
-    """As large as a tile."""
-    side = config.vision_config.image_size
-    pixels = torch.empty(1, num_tiles(config, (side, side)), 3, side, side)
-    return {"pixel_values": pixels, "image_sizes": torch.tensor([[side, side]])}
-
-
 LLAVA_NEXT = Family(
     config="LlavaNextConfig",
     vision_tower="vision_tower",
     projector="multi_modal_projector",
     language_model="language_model",
     units=tiles_by_size,
-    dummy_image=one_tiled_picture,
+    pictures=tiled,
     feature_layer=vision_feature_layer,
     beside_projector=("image_newline",),
 )

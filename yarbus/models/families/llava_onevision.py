@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from yarbus.models.families.llava import vision_feature_layer
-from yarbus.models.families.llava_next import grid_tokens, num_tiles, one_tiled_picture, sizes_of, tile_side
+from yarbus.models.families.llava_next import grid_tokens, num_tiles, sizes_of, tile_side
+from yarbus.models.families.pictures import tiled
 from yarbus.models.vlm import Family, ImageUnits
 
 SHRINK_FROM = 1.1
@@ -51,7 +52,7 @@ LLAVA_ONEVISION = Family(
     projector="multi_modal_projector",
     language_model="language_model",
     units=tiles_by_size_and_company,
-    dummy_image=one_tiled_picture,
+    pictures=tiled,
     feature_layer=vision_feature_layer,
     beside_projector=("image_newline",),
     processor="yarbus.models.image_only:ImageOnlyLlavaOnevisionProcessor",

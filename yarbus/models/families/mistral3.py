@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from yarbus.models.families.llava import vision_feature_layer
+from yarbus.models.families.pictures import sized
 from yarbus.models.vlm import Family, ImageUnits
 
 
@@ -18,18 +18,12 @@ def packed_and_merged(config: Any, kwargs: Mapping[str, Any], placeholders: int)
     return ImageUnits(tower_lengths=patches.prod(dim=-1), projector_lengths=merged, placeholders=merged)
 
 
-def four_tokens(config: Any) -> dict[str, Tensor]:
-    """A picture of two by two tokens behind the projector: of a single one the library drops the axis."""
-    side = 2 * config.vision_config.patch_size * config.spatial_merge_size
-    return {"pixel_values": torch.empty(1, 3, side, side), "image_sizes": torch.tensor([[side, side]])}
-
-
 MISTRAL3 = Family(
     config="Mistral3Config",
     vision_tower="vision_tower",
     projector="multi_modal_projector",
     language_model="language_model",
     units=packed_and_merged,
-    dummy_image=four_tokens,
+    pictures=sized,
     feature_layer=vision_feature_layer,
 )

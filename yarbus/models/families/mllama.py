@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from yarbus.models.families.pictures import cross_attended
 from yarbus.models.vlm import Family, ImageUnits
 
 
@@ -39,4 +40,5 @@ MLLAMA = Family(
     units=images_of_rows,
     feature_dim=all_layers_side_by_side,
     cross_attends=True,
+    pictures=cross_attended,
 )

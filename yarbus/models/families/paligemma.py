@@ -4,6 +4,7 @@ It has no chat template: the whole text without image tokens is the question, an
 """
 
 from yarbus.models.families.llava import one_row_per_image
+from yarbus.models.families.pictures import every_patch
 from yarbus.models.vlm import Family
 
 PALIGEMMA = Family(
@@ -12,4 +13,5 @@ PALIGEMMA = Family(
     projector="multi_modal_projector",
     language_model="language_model",
     units=one_row_per_image,
+    pictures=every_patch,
 )

@@ -1,11 +1,10 @@
-"""What pictures look like in a batch, by family: shapes for ``yarbus plan``, which has no processor and no files.
+"""What pictures look like in a batch: shapes for ``yarbus plan`` and for dummy pictures, which have no processor.
 
-A function takes (config, number of pictures, their side in pixels or None for the usual one) and gives the forward's
-keyword arguments and the image tokens of one picture in the language model's sequence. A family without an entry has
-one row of a fixed size per picture.
+Each function is a ``Family.pictures``: it takes (config, number of pictures, their side in pixels or None for the usual
+one; 1 is as small as the family takes) and gives the forward's keyword arguments and the image tokens of one picture in
+the language model's sequence, None where the family's own count holds. Pixels mean nothing.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from torch import Tensor
 
 SIDE = 784
 """Usual side in pixels where the tower takes any: about 0.6 megapixels, 784 image tokens in Qwen2.5-VL."""
-
-Pictures = Callable[[Any, int, int | None], tuple[dict[str, Tensor], int | None]]
 
 
 def fixed_size(config: Any, number: int, side: int | None) -> tuple[dict[str, Tensor], int | None]:
@@ -47,8 +44,8 @@ def every_patch(config: Any, number: int, side: int | None) -> tuple[dict[str, T
 
 
 def sized(config: Any, number: int, side: int | None) -> tuple[dict[str, Tensor], int | None]:
-    """Mistral3's: any size, told by ``image_sizes``."""
-    unit = config.vision_config.patch_size * config.spatial_merge_size
+    """Pixtral's: any size, told by ``image_sizes``. Two tokens a side at least: of one token Mistral3 drops the axis."""
+    unit = config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1)
     edge = max(2, round((side or min(SIDE, config.vision_config.image_size)) / unit)) * unit
     return {
         "pixel_values": torch.empty(number, 3, edge, edge),
@@ -82,7 +79,8 @@ def tiled(config: Any, number: int, side: int | None) -> tuple[dict[str, Tensor]
     """LLaVA-NeXT's and OneVision's: a grid of tiles, and the picture's size."""
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-    edge, tile = side or SIDE, config.vision_config.image_size
+    tile = config.vision_config.image_size
+    edge = max(side or SIDE, tile)
     count = image_size_to_num_patches([edge, edge], config.image_grid_pinpoints, tile)
     pixels = torch.empty(number, count, 3, tile, tile)
     return {"pixel_values": pixels, "image_sizes": torch.tensor([[edge, edge]] * number)}, None
@@ -96,20 +94,3 @@ def cross_attended(config: Any, number: int, side: int | None) -> tuple[dict[str
     mask = (torch.arange(vision.max_num_tiles) < count).long().expand(number, 1, -1).contiguous()
     ratio = torch.full((number, 1), min(count, len(vision.supported_aspect_ratios)))
     return {"pixel_values": pixels, "aspect_ratio_ids": ratio, "aspect_ratio_mask": mask}, 1
-
-
-PICTURES: dict[str, Pictures] = {
-    "Gemma3Config": averaged,
-    "Idefics3Config": rows_of_tiles,
-    "InternVLConfig": tiles,
-    "LlavaNextConfig": tiled,
-    "LlavaOnevisionConfig": tiled,
-    "Mistral3Config": sized,
-    "MllamaConfig": cross_attended,
-    "PaliGemmaConfig": every_patch,
-    "Qwen2VLConfig": patch_grid,
-    "Qwen2_5_VLConfig": patch_grid,
-    "Qwen3VLConfig": patch_grid,
-    "SmolVLMConfig": rows_of_tiles,
-}
-"""Class name of the model's config -> its pictures."""

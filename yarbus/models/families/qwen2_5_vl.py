@@ -6,8 +6,6 @@ The tower shuffles patches by window, but only within an image, so borders hold 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from yarbus.models.families.pictures import patch_grid
 from yarbus.models.vlm import Family, ImageUnits
 
@@ -19,11 +17,6 @@ def packed_by_grid(config: Any, kwargs: Mapping[str, Any], placeholders: int) ->
     return ImageUnits(tower_lengths=lengths, projector_lengths=merged, placeholders=merged)
 
 
-def one_token(config: Any) -> dict[str, Tensor]:
-    """A picture that is a single token behind the merger."""
-    return patch_grid(config, 1, 1)[0]
-
-
 QWEN2_5_VL = Family(
     config="Qwen2_5_VLConfig",
     vision_tower="visual",
@@ -31,5 +24,5 @@ QWEN2_5_VL = Family(
     language_model="language_model",
     units=packed_by_grid,
     processor="yarbus.models.image_only:ImageOnlyQwen2_5_VLProcessor",
-    dummy_image=one_token,
+    pictures=patch_grid,
 )

@@ -1,6 +1,7 @@
 """Qwen2-VL: patches of all images packed into ``[total, dim]``, borders in ``image_grid_thw``."""
 
-from yarbus.models.families.qwen2_5_vl import one_token, packed_by_grid
+from yarbus.models.families.pictures import patch_grid
+from yarbus.models.families.qwen2_5_vl import packed_by_grid
 from yarbus.models.vlm import Family
 
 QWEN2_VL = Family(
@@ -10,5 +11,5 @@ QWEN2_VL = Family(
     language_model="language_model",
     units=packed_by_grid,
     processor="yarbus.models.image_only:ImageOnlyQwen2VLProcessor",
-    dummy_image=one_token,
+    pictures=patch_grid,
 )

@@ -4,7 +4,8 @@ Each tapped block has a projector of its own beside the last one, and all of the
 the taps carry is made by blocks that read the question, so that it depends on the question as the image tokens do.
 """
 
-from yarbus.models.families.qwen2_5_vl import one_token, packed_by_grid
+from yarbus.models.families.pictures import patch_grid
+from yarbus.models.families.qwen2_5_vl import packed_by_grid
 from yarbus.models.vlm import Family
 
 QWEN3_VL = Family(
@@ -15,5 +16,5 @@ QWEN3_VL = Family(
     language_model="language_model",
     units=packed_by_grid,
     processor="yarbus.models.image_only:ImageOnlyQwen3VLProcessor",
-    dummy_image=one_token,
+    pictures=patch_grid,
 )
