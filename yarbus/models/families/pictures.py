@@ -44,7 +44,7 @@ def every_patch(config: Any, number: int, side: int | None) -> tuple[dict[str, T
 
 
 def sized(config: Any, number: int, side: int | None) -> tuple[dict[str, Tensor], int | None]:
-    """Pixtral's: any size, told by ``image_sizes``. Two tokens a side at least: of one token Mistral3 drops the axis."""
+    """Pixtral's: any size, told by ``image_sizes``. At least two tokens a side: of one Mistral3 drops the axis."""
     unit = config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1)
     edge = max(2, round((side or min(SIDE, config.vision_config.image_size)) / unit)) * unit
     return {
