@@ -54,6 +54,7 @@ ENTRIES: dict[str, Entry] = {
     "adapted": Entry(changes=head(features="adapted"), like="carpe"),
     "lm-head-kept": Entry(changes=head(train_lm_head=False), like="carpe"),
     "no-pictures": Entry(changes={**head(), DATA: WORDS}, like="carpe"),
+    "carpe-moe": Entry(changes=head(encoders={"siglip": "tinyworld:siglip", "dino": "tinyworld:dino"})),
     "levi": Entry(changes={f"{TRAIN}.head": {"method": "levi"}}),
     "covft": Entry(changes={f"{TRAIN}.vision": COVFT}),
     "covft-carpe": Entry(changes={f"{TRAIN}.vision": COVFT, **head()}),
@@ -64,12 +65,13 @@ PART = Part(
     variants=tuple(ENTRIES),
     pairs=(
         ("projector", "carpe"), ("head-alone", "carpe"), ("scalar", "carpe"), ("fixed-0.5", "carpe"),
-        ("blind", "carpe"), ("joint", "carpe"), ("levi", "carpe"), ("covft", "covft-carpe"), ("projector", "covft"),
+        ("blind", "carpe"), ("joint", "carpe"), ("levi", "carpe"), ("carpe", "carpe-moe"), ("covft", "covft-carpe"),
+        ("projector", "covft"),
     ),
     differs=(DATA,),
 )  # fmt: skip
 CURVE = "wise-ft"
-WEIGHED = ("carpe", "carpe-paper", "scalar", "joint", "covft-carpe")
+WEIGHED = ("carpe", "carpe-paper", "carpe-moe", "scalar", "joint", "covft-carpe")
 """Heads that learn their weights: what they end as is recorded by task."""
 QUESTIONS = 120
 """Per task, for the weights."""
