@@ -71,6 +71,8 @@ PART = Part(
     differs=(DATA,),
 )  # fmt: skip
 CURVE = "wise-ft"
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the curve between the model at the beginning and the projector tuned on pictures alone."""
 WEIGHED = ("carpe", "carpe-paper", "carpe-moe", "scalar", "joint", "covft-carpe")
 """Heads that learn their weights: what they end as is recorded by task."""
 QUESTIONS = 120
@@ -126,7 +128,8 @@ def run(recipe: Recipe, work: Path, jobs: int | None) -> None:
     for seed in range(recipe.seed, recipe.seed + PART.seeds):  # an interrupted study has whole seeds
         compare(chosen, seeds=seed - recipe.seed + 1, folder=folder, jobs=jobs, command=COMMAND)
         tuned = folder / f"pictures-alone-seed{seed}"
-        sweep(start.run, tuned, recipe.evaluation, folder=folder / f"{CURVE}-seed{seed}", batch=64, command=COMMAND)
+        curve = folder / f"{CURVE}-seed{seed}"
+        sweep(start.run, tuned, recipe.evaluation, folder=curve, alphas=ALPHAS, batch=64, command=COMMAND)
         for run in (folder / f"{name}-seed{seed}" for name in WEIGHED):
             if not (run / "analysis" / "mixing.json").is_file():
                 diagnose(run, questions=QUESTIONS)
@@ -138,7 +141,7 @@ def run(recipe: Recipe, work: Path, jobs: int | None) -> None:
 def show_plan() -> None:
     """Prints the runs with their minutes; runs of half the steps count half."""
     tries = sum(len(entry.tries) for entry in ENTRIES.values() if entry.like is None)
-    runs, blends = PART.seeds * len(PART.variants), PART.seeds * 11
+    runs, blends = PART.seeds * len(PART.variants), PART.seeds * len(ALPHAS)
     for name, count, minutes in (
         ("rates", tries, tries * MINUTES / 2), ("mixed", runs, runs * MINUTES), ("curve", blends, blends * MINUTES / 4),
     ):  # fmt: skip
