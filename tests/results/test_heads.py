@@ -10,7 +10,7 @@ from yarbus.training.planning import plan_recipe
 
 RATES = {
     "variants": {
-        name: {"chosen": {**study.SELECTION, **study.rates_of(entry, entry.tries[0])}}
+        name: {"chosen": {**study.SELECTION, **study.rates_of(entry, study.RATES[0])}}
         for name, entry in study.ENTRIES.items()
     }
 }
@@ -26,8 +26,13 @@ def chosen(recipe):
     return study.with_variants(recipe, study.variants_of(RATES), study.PART.differs)
 
 
-def test_every_variant_that_chooses_rates_tries_equally_many():
-    assert len({len(entry.tries) for entry in study.ENTRIES.values() if entry.like is None}) == 1
+def test_every_variant_that_chooses_rates_tries_equally_many(recipe, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("yarbus.studies.rates.choose_rates", lambda recipe, tries, **_: asked.update(tries))
+    monkeypatch.setattr(study, "write_json", lambda *_: None)
+    study.choose(recipe, tmp_path, None)
+    assert asked.keys() == {name for name, entry in study.ENTRIES.items() if entry.like is None}
+    assert {len(tries) for tries in asked.values()} == {len(study.RATES)}
     assert {entry.like for entry in study.ENTRIES.values()} - {None} <= study.ENTRIES.keys()
 
 
@@ -60,4 +65,4 @@ def test_one_row_in_eight_is_a_picture_to_classify(recipe):
 def test_the_plan_is_printed(capsys):
     study.show_plan()
     lines = {line.split()[0]: int(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
-    assert lines == {"rates": 32, "mixed": 48, "curve": 33}
+    assert lines == {"rates": 45, "mixed": 51, "curve": 15}
