@@ -132,6 +132,7 @@ def test_a_stage_hash_covers_what_determines_its_weights(base):
     recipe = load_recipe(base)
     same = ["stages.align.log_every=1", "stages.align.num_workers=2", "stages.instruct.batch=16", "name=x"]
     same += ["record.routing.every=5", "record={vision_gradient: {every: 1}}"]
+    same += ["question.text_cache=kept", "question={text_cache: kept, text_cache_mib: 5}"]
     other = ["seed=1", "stages.align.batch=16", "model.base=other", "question.train_turns=all_human"]
     for change in same:
         assert stage_hash(load_recipe(base, [change]), "align") == stage_hash(recipe, "align"), change
@@ -148,6 +149,17 @@ def test_hashes_of_recipes_older_than_fractions_and_groups_rates_stay_what_they_
     assert stage_hash(load_recipe(base, ["stages.align.fraction=0.5"]), "align") != "3a87bb64bbfd"
     decayed = ["stages.instruct.learning_rate.vision.block_decay=0.9"]
     assert stage_hash(load_recipe(base, decayed), "instruct") != "4d595393a022"
+
+
+def test_a_text_cache_that_is_not_named_is_not_written_into_a_resolved_recipe(base):
+    plain, kept = load_recipe(base), load_recipe(base, ["question.text_cache=kept"])
+    said = {"text_encoder", "train_turns", "chat_turns", "rules", "max_tokens"}
+    assert set(plain.resolved()["question"]) == said
+    assert set(kept.resolved()["question"]) == {*said, "text_cache"}
+    assert kept.question.text_cache_mib == 20_000 and load_recipe(kept.resolved()) == kept
+    limited = load_recipe(base, ["question.text_cache=kept", "question.text_cache_mib=5"])
+    assert load_recipe(limited.resolved()) == limited
+    assert "text_cache_mib" in refused(base, "question.text_cache_mib=0")
 
 
 def test_a_plain_rate_stays_a_plain_number_and_a_mapping_is_spelled_out(base):

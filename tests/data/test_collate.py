@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from yarbus.core.errors import DataError
-from yarbus.data.collate import IGNORED, Collator, context_text, prompt_batch
+from yarbus.data.collate import IGNORED, Collator, context_text, context_texts, prompt_batch
 from yarbus.data.sample import Sample, Turn
 from yarbus.data.wording import Wording
 from yarbus.models.question import Question
@@ -158,6 +158,21 @@ def test_a_class_picture_is_worded_anew_at_each_visit(llava_processor, picture):
         asked = sample.asked(3, epoch, 5)
         assert context_text(sample, "sampled_turn", 3, epoch, 5) == asked.turns[0].words
     assert len(set(lengths.values())) > 1  # open and closed
+
+
+def test_all_texts_of_some_visits_are_what_the_collator_tells_on_them():
+    wording = Wording(("what is this ?", "which digit ?"), ("one", "two", "three", "four", "five", "yes", "no"))
+    samples = [
+        conversation("<image>\nwhat ?", "one", "where <image> ?", "left", "which ?", "two"),
+        conversation("what ?", "one"),
+        Sample("1", (), (Turn("user", "what is this ?"), Turn("assistant", "two")), wording=wording),
+        Sample("2", (), (Turn("assistant", "two"),)),
+    ]
+    visits = [(sample, epoch, row) for epoch in range(6) for row, sample in enumerate(samples)]
+    texts = context_texts(iter(visits), "sampled_turn", 3)
+    assert {"what ?", "where ?", "which ?"} < set(texts) and len(set(texts)) == len(texts) > 5
+    assert set(texts) == {context_text(one, "sampled_turn", 3, epoch, row) for one, epoch, row in visits} - {None}
+    assert context_texts(visits[:2], "all_human", 3) == ["what ?\nwhere ?\nwhich ?", "what ?"]
 
 
 def test_the_context_reaches_the_processor_only_if_it_wants_one(llava_processor):

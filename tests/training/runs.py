@@ -1,6 +1,7 @@
 """Stopping a run where a test wants it stopped, and telling whether two runs are the same to the bit."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +36,12 @@ def final_hash(run: Path) -> str:
     return hashlib.sha256((run / "adapter" / "adapter.safetensors").read_bytes()).hexdigest()
 
 
-def curves(run: Path) -> dict[str, list[tuple]]:
+def curves(run: Path, stages: Sequence[str] = STAGES) -> dict[str, list[tuple]]:
     """Step, loss, rates and norms of every logged line, by stage; without times."""
     return {
         stage: [
             (line["step"], line["epoch"], line["loss"], line["gradient_norm"], str(line["groups"]))
             for line in read_jsonl(run / "stages" / stage / "metrics.jsonl")
         ]
-        for stage in STAGES
+        for stage in stages
     }

@@ -316,6 +316,10 @@ class CoVFT(Method):
         return self.routes and self.context != "image"
 
     @property
+    def reads_question_tokens(self) -> bool:
+        return False
+
+    @property
     def draws_at_random(self) -> bool:
         return self.num_experts > 1 and self.routing == "random"
 

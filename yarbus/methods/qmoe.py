@@ -273,6 +273,10 @@ class QMoE(Method):
         return True
 
     @property
+    def reads_question_tokens(self) -> bool:
+        return False
+
+    @property
     def depends_on_micro_batch(self) -> bool:
         return True
 

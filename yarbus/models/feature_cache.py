@@ -1,4 +1,4 @@
-"""Features of frozen encoders on disk: one safetensors file per image, named by all that its numbers depend on.
+"""What frozen encoders say, on disk: one safetensors file per image or text, named by all that its numbers depend on.
 
 Files are written beside and renamed, and hold a hash of their content: several processes may share a folder, anything
 in it may be deleted at any time, and a damaged file is as good as none. The oldest in use go first when it is full.
@@ -29,12 +29,23 @@ STALE_SECONDS = 3600.0
 class FeatureCache:
     """Tensors by key in a folder that takes at most ``limit_bytes``."""
 
-    def __init__(self, folder: str | Path, limit_bytes: int) -> None:
-        self.folder, self.limit_bytes = Path(folder).expanduser(), limit_bytes
+    def __init__(self, folder: str | Path, limit_bytes: int, called: str = "feature_cache") -> None:
+        """``called``: the option that names the folder, for messages."""
+        self.folder, self.limit_bytes, self.called = Path(folder).expanduser(), limit_bytes, called
         self._total: int | None = None
         """Bytes in the folder when it was last looked at, and those written since; None: never looked."""
         self._written = 0
         """Bytes written since then."""
+
+    @property
+    def room(self) -> int:
+        """Bytes of files in use that it certainly keeps."""
+        return int(KEPT * self.limit_bytes)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the folder is there and may not be written."""
+        return self.folder.is_dir() and not os.access(self.folder, os.W_OK)
 
     def get(self, key: str) -> Tensor | None:
         """What was put under this key, on the CPU; None if there is nothing whole."""
@@ -44,7 +55,7 @@ class FeatureCache:
             features, digest = parts["features"], parts["sha256"]
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
-        if not torch.equal(digest, _digest(key, features)):
+        if not torch.equal(digest, digest_of(key, features)):
             return None
         try:
             os.utime(path)
@@ -55,16 +66,17 @@ class FeatureCache:
     def put(self, key: str, features: Tensor) -> None:
         """Keeps a tensor; a disk that is full or may not be written raises ``CheckpointError``."""
         features = features.detach().cpu().contiguous()
-        content = save({"features": features, "sha256": _digest(key, features)})
+        content = save({"features": features, "sha256": digest_of(key, features)})
         if len(content) > self.limit_bytes:
             return
         try:
             self._make_room(len(content))
             self._write(self._path(key), content)
         except OSError as error:
-            fix = "free some space, name another feature_cache, or leave it out"
+            what = f"cannot write the {self.called.replace('_', ' ')}"
+            fix = f"free some space, name another {self.called}, or leave it out"
             why = error.strerror or str(error)
-            raise CheckpointError("cannot write the feature cache", where=self.folder, why=why, fix=fix) from None
+            raise CheckpointError(what, where=self.folder, why=why, fix=fix) from None
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -116,8 +128,8 @@ class FeatureCache:
         return found
 
 
-def _digest(key: str, features: Tensor) -> Tensor:
-    """[32] sha256 of a tensor under its key."""
+def digest_of(key: str, features: Tensor) -> Tensor:
+    """[32] sha256 of a tensor on the CPU under its key: equal only for equal bits."""
     digest = hashlib.sha256(f"{key} {features.dtype} {tuple(features.shape)}".encode())
     digest.update(features.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)

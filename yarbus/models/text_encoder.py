@@ -1,7 +1,8 @@
 """The frozen text encoder: a question becomes token states and one pooled vector.
 
 Each distinct text is encoded alone, a batch of one, and cached: neither padding, nor the other rows
-of the batch, nor a cold cache after a resume changes a bit.
+of the batch, nor a cold cache after a resume changes a bit. A cache in memory stands before one on disk
+(``models.text_cache``), if there is one.
 """
 
 from collections import OrderedDict
@@ -9,27 +10,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.plugins import resolve
+from yarbus.models.pretrained import identity_of, reason
+from yarbus.models.text_cache import Encoded, Text, TextCache
 from yarbus.models.vlm import VLM
 
 LANGUAGE_EMBEDDINGS = "language_embeddings"
 """Name of the encoder that is a frozen copy of the language model's embedding table."""
+SPACES = "\u2581\u0120"
+"""How tokenizers write a space: sentencepiece, byte-level."""
+_ONE_THREAD = Lock()
+"""Held while texts are looked up: forwards of several threads share a cache. None of its own, as models are copied."""
 
 
 @dataclass(frozen=True)
 class TextStates:
     """What the encoder says of each row of context."""
 
-    encoded: list[tuple[Tensor, Tensor]]
+    encoded: list[Encoded]
     """Per row: token states [text_tokens, text_dim] and pooled vector [text_dim]."""
     has_question: Tensor
     """[rows] False where the text is empty."""
@@ -42,14 +50,20 @@ class TextStates:
     @cached_property
     def tokens(self) -> Tensor:
         """[rows, text_tokens, text_dim], zero behind a text's end."""
-        return pad_sequence([states for states, _ in self.encoded], batch_first=True)
+        return pad_sequence(self._states, batch_first=True)
 
     @cached_property
     def mask(self) -> Tensor:
         """[rows, text_tokens] True at real tokens."""
         return pad_sequence(
-            [states.new_ones(len(states), dtype=torch.bool) for states, _ in self.encoded], batch_first=True
+            [states.new_ones(len(states), dtype=torch.bool) for states in self._states], batch_first=True
         )
+
+    @property
+    def _states(self) -> list[Tensor]:
+        if any(len(states) == 0 for states, _ in self.encoded):
+            raise RuntimeError("a method reads token states that the text cache left out: see reads_question_tokens")
+        return [states for states, _ in self.encoded]
 
 
 class EmbeddingTable(nn.Module):
@@ -76,8 +90,10 @@ class TextEncoder(nn.Module):
         self.source = source or name
         self.dim = dim
         self.cache_bytes = cache_bytes
-        self._cache: OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = OrderedDict()
+        self._cache: OrderedDict[Text, Encoded] = OrderedDict()
         self._cached_bytes = 0
+        self._disk: TextCache | None = None
+        self._identity: str | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -98,15 +114,58 @@ class TextEncoder(nn.Module):
         """Most tokens of a text; None if there is no limit."""
         return getattr(getattr(self.encoder, "config", None), "max_position_embeddings", None)
 
+    @property
+    def num_words(self) -> int:
+        """Size of its vocabulary."""
+        if isinstance(self.encoder, EmbeddingTable):
+            return self.encoder.embedding.num_embeddings
+        assert self.encoder is not None
+        return self.encoder.config.vocab_size  # type: ignore[union-attr, return-value]
+
     def clear_cache(self) -> None:
-        """Forgets every text: needed when the encoder's weights, device or precision change."""
+        """Forgets every text: needed when the encoder's weights, device or precision change. What is on disk stays."""
         self._cache.clear()
         self._cached_bytes = 0
+        self._identity = None
 
-    def _encode(self, text: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def identity(self) -> str:
+        """What its numbers hang on besides the text: the model, to the bit, and the kind of device."""
+        if self._identity is None:
+            assert self.encoder is not None
+            self._identity = f"{identity_of(self.encoder)} {self._device.type}"
+        return self._identity
+
+    def look_in(self, disk: TextCache | None) -> None:
+        """From now on a text is looked for there before it is encoded; None: nowhere."""
+        self.clear_cache()  # the other kind of methods may have been attached: without token states, or with them
+        self._disk = disk
+
+    def is_kept(self, text: Text) -> bool:
+        """Whether the disk holds a text, whole."""
+        return self._disk is not None and self._disk.get(self.identity, text) is not None
+
+    def keep(self, text: Text) -> None:
+        """Encodes a text for the disk."""
+        assert self._disk is not None
+        self._disk.put(self.identity, text, self._encode(text))
+
+    def _read_or_encode(self, text: Text) -> Encoded:
+        if self._disk is not None:
+            with torch.inference_mode(False):
+                kept = self._disk.get(self.identity, text)
+                if kept is not None:
+                    return kept[0].to(self._device), kept[1].to(self._device)
+        return self._encode(text)
+
+    def _encode(self, text: Text) -> Encoded:
         if self.encoder is None:
             raise RuntimeError(f"the text encoder '{self.name}' was left out: this model was built for `plan` alone")
-        device = next(self.encoder.parameters()).device
+        device = self._device
         # What is cached must not remember how it was first asked for: in inference mode, or under autocast.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             ids = torch.tensor([text], device=device)
@@ -116,21 +175,20 @@ class TextEncoder(nn.Module):
         states = output.last_hidden_state[0]
         return states, states[0]
 
-    def encode(self, texts: list[tuple[int, ...]], has_question: Tensor) -> TextStates:
+    def encode(self, texts: list[Text], has_question: Tensor) -> TextStates:
         """Texts (token ids with the special tokens, without padding) -> their states; each distinct one runs once."""
-        encoded: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        for text in texts:
-            if text in encoded:
-                continue
-            if text in self._cache:
-                self._cache.move_to_end(text)
-                encoded[text] = self._cache[text]
-            else:
-                encoded[text] = self._encode(text)
-                self._remember(text, encoded[text])
+        with _ONE_THREAD:
+            encoded = {text: self._states_of(text) for text in dict.fromkeys(texts)}
         return TextStates([encoded[text] for text in texts], has_question)
 
-    def _remember(self, text: tuple[int, ...], states: tuple[Tensor, Tensor]) -> None:
+    def _states_of(self, text: Text) -> Encoded:
+        if text in self._cache:
+            self._cache.move_to_end(text)
+        else:
+            self._remember(text, self._read_or_encode(text))
+        return self._cache[text]
+
+    def _remember(self, text: Text, states: Encoded) -> None:
         self._cache[text] = states
         self._cached_bytes += states[0].nbytes + states[1].nbytes
         while self._cached_bytes > self.cache_bytes and len(self._cache) > 1:
@@ -153,12 +211,18 @@ def _embedding_encoder(vlm: VLM) -> TextEncoder:
     return TextEncoder(encoder, LANGUAGE_EMBEDDINGS, table.shape[1])
 
 
-def _width_of(name: str) -> int:
-    """The encoder's width from its config if that is here, else BERT's: a plan must not need the network."""
+def _local_config(name: str) -> Any:
+    """The encoder's config if that is here, else None: a plan must not need the network."""
     try:
-        return AutoConfig.from_pretrained(resolve(name), local_files_only=True, trust_remote_code=False).hidden_size
+        return AutoConfig.from_pretrained(resolve(name), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
-        return 768
+        return None
+
+
+def _width_of(name: str) -> int:
+    """The encoder's width, BERT's where that is not known here."""
+    config = _local_config(name)
+    return 768 if config is None else config.hidden_size
 
 
 def _without_pooler(encoder: nn.Module) -> nn.Module:
@@ -182,10 +246,9 @@ def load_text_encoder(name: str, vlm: VLM, source: str | None = None) -> TextEnc
     try:
         encoder = _read_encoder(resolve(source or name))
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
         raise ConfigError(
             f"cannot load text encoder '{name}'",
-            why=reason,
+            why=reason(error),
             fix="give the name or folder of a BERT-like model with safetensors",
         ) from None
     return TextEncoder(encoder.to(device), name, encoder.config.hidden_size, source)
@@ -211,17 +274,42 @@ def text_encoder_from_config(name: str, dim: int, config: Any, vlm: VLM) -> Text
     return TextEncoder(_without_pooler(AutoModel.from_config(config, trust_remote_code=False)), name, dim)
 
 
+def random_text_encoder(name: str, vlm: VLM) -> TextEncoder:
+    """An encoder whose weights are drawn at random on the model's device, to measure what it costs.
+
+    Its architecture is that of ``name`` where its config is on this machine, else BERT's (base).
+    """
+    with next(vlm.language_model.parameters()).device:
+        config = None if name == LANGUAGE_EMBEDDINGS else _local_config(name) or BertConfig()
+        return text_encoder_from_config(name, 0 if config is None else config.hidden_size, config, vlm)
+
+
+def read_tokenizer(path: str | Path) -> Any:
+    """A tokenizer by name or folder; raises ``ValueError`` with the reason where there is none.
+
+    In a folder without its files transformers makes one up, to which every word is unknown: that is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # for a damaged file tokenizers raises nothing narrower
+        raise ValueError(reason(error)) from None
+    special = set(tokenizer.all_special_ids)
+    if all(number in special or not word.strip(SPACES) for word, number in tokenizer.get_vocab().items()):
+        raise ValueError(f"its files are missing: transformers made up a {type(tokenizer).__name__} without words")
+    return tokenizer
+
+
 def load_context_tokenizer(encoder: TextEncoder, processor: Any) -> Any:
     """The tokenizer that belongs to a text encoder."""
     if encoder.name == LANGUAGE_EMBEDDINGS:
         return processor.tokenizer
     try:
-        return AutoTokenizer.from_pretrained(resolve(encoder.source), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        return read_tokenizer(resolve(encoder.source))
+    except ValueError as error:
         raise ConfigError(
             f"cannot load the tokenizer of text encoder '{encoder.name}'",
-            why=reason,
+            where=encoder.source,
+            why=str(error),
             fix="give a folder that holds both",
         ) from None
 

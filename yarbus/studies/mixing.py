@@ -15,9 +15,9 @@ from torch import nn
 
 from yarbus.analysis.mixing import answer_weights, mixing_record
 from yarbus.core.errors import ConfigError
+from yarbus.core.progress import progress_of
 from yarbus.data.collate import prompt_batch
 from yarbus.data.sample import Sample
-from yarbus.evaluation.progress import progress_of
 from yarbus.methods.carpe import CarpeHead
 from yarbus.methods.head import MODULE
 from yarbus.studies.measuring import picture_of

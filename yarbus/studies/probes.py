@@ -17,12 +17,12 @@ from safetensors import safe_open
 from yarbus.analysis.drift import Change, drift
 from yarbus.analysis.losses import paired_gap, row_losses
 from yarbus.core.errors import ConfigError, DataError
+from yarbus.core.progress import progress_of
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.sections import DataSection
 from yarbus.data.grouping import Grouping
 from yarbus.data.mixture import held_out, read_section
 from yarbus.data.sample import Sample
-from yarbus.evaluation.progress import progress_of
 from yarbus.models.vlm import VLM
 from yarbus.studies.measuring import batches_of, numbered, on_device, picture_of
 from yarbus.studies.work import Work

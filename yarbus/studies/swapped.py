@@ -13,9 +13,9 @@ from typing import Any
 
 from yarbus.analysis.losses import paired_estimate
 from yarbus.core.errors import ConfigError
+from yarbus.core.progress import progress_of
 from yarbus.data.sample import Sample
 from yarbus.evaluation.benchmark import Protocol
-from yarbus.evaluation.progress import progress_of
 from yarbus.evaluation.replies import answer_of, question_of
 from yarbus.evaluation.runner import generate, load_benchmark
 from yarbus.studies.measuring import picture_of

@@ -15,10 +15,11 @@ from torch import nn
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.recipe import Recipe, load_recipe, write_recipe
 from yarbus.core.records import environment, read_record, sync, write_json
+from yarbus.core.sections import TEXT_CACHE
 from yarbus.methods.assemble import build_all
 from yarbus.models.save import save_adapter
 from yarbus.training import checkpoint
-from yarbus.training.planning import check_inputs, plan_recipe
+from yarbus.training.planning import check_inputs, plan_recipe, refuse_untrained_projector
 
 Resume = Literal["auto", "never"] | Path
 
@@ -92,9 +93,12 @@ def open_run(recipe: Recipe, run: Path, resume: Resume, names: list[str], starte
         raise CheckpointError("no checkpoint", where=resume, why=f"{run} has none", fix="use resume auto")
     if not (run / "adapter").is_dir():
         check_inputs(recipe, names)
+        if started_from is None:
+            refuse_untrained_projector(recipe, names[0])
     if is_main():
         if not progressed:
-            plans = plan_recipe(recipe)  # refuses a stage that could not train, before anything is loaded or written
+            # Refuses a stage that could not train, before anything is loaded or written.
+            plans = plan_recipe(recipe, is_started=started_from is not None)
             run.mkdir(parents=True, exist_ok=True)
             write_json(run / "plan.json", [plan.to_json() for plan in plans])
             write_json(run / "environment.json", {"run": uuid.uuid4().hex, **asked, **environment()})
@@ -151,6 +155,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], bound: Collectio
 
 def _is_free(key: str) -> bool:
     parts = key.split(".")
+    if parts[0] == "question":
+        return parts[1] in TEXT_CACHE
     return parts[0] in FREE_SECTIONS or (parts[0] == "stages" and len(parts) == 3 and parts[2] in FREE_KEYS)
 
 

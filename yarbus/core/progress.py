@@ -1,4 +1,4 @@
-"""How far a benchmark is: a bar with the time left on a terminal, a plain line now and then elsewhere."""
+"""How far long work is: a bar with the time left on a terminal, a plain line now and then elsewhere. On stderr."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ PLAIN_SECONDS = 10.0
 
 
 class Advance(Protocol):
-    """Tells that ``count`` more samples are done."""
+    """Tells that ``count`` more are done."""
 
     def __call__(self, count: int) -> None: ...
 
@@ -24,7 +24,7 @@ def _time_left(seconds: float) -> str:
 
 @contextmanager
 def progress_of(name: str, total: int, shown: bool) -> Iterator[Advance]:
-    """Counts samples of one benchmark; ``shown=False`` prints nothing."""
+    """Counts to ``total``; ``shown=False`` prints nothing."""
     console = Console(stderr=True)
     if not shown or total == 0:
         yield lambda count: None
