@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 from yarbus.core.errors import DataError
 from yarbus.data import image as opener
 from yarbus.data.image import MAX_PIXELS, open_image
+from yarbus.data.stored import OpenPicture
 
 GREY = (128, 128, 128)
 
@@ -222,3 +223,20 @@ def test_a_mutated_picture_opens_or_is_refused_by_name(tmp_path, kind, data):
         assert open_image(path).mode == "RGB"
     except DataError as error:
         assert "a.bin" in str(error)
+
+
+def test_a_picture_that_is_open_already_becomes_rgb_by_the_same_rules(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    for mode in ("RGB", "L", "1", "P", "LA", "CMYK", "I;16"):
+        opened = open_image(OpenPicture(Path("data/test"), "0:0", Image.new(mode, (4, 4))))
+        assert opened.mode == "RGB" and opened.getpixel((0, 0)) == ((255,) * 3 if mode in ("LA", "CMYK") else (0, 0, 0))
+    assert open_image(OpenPicture(Path("data"), "0:0", clear)).tobytes() == open_image(tmp_path / "clear.png").tobytes()
+
+
+def test_a_picture_that_is_open_but_damaged_is_refused_by_its_place(tmp_path):
+    path = tmp_path / "a.jpg"
+    noise().save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with Image.open(path) as image, pytest.raises(DataError, match="cannot use picture: data/test/7:0 - damaged"):
+        open_image(OpenPicture(Path("data/test"), "7:0", image))

@@ -14,7 +14,7 @@ from warnings import catch_warnings, simplefilter, warn
 from PIL import Image, ImageOps
 
 from yarbus.core.errors import DataError
-from yarbus.data.stored import Picture, StoredPicture
+from yarbus.data.stored import OpenPicture, Picture, StoredPicture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
 """Decoders that may run. EPS is not among them: Pillow would start Ghostscript on it."""
@@ -104,8 +104,19 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def _finish(picture: OpenPicture) -> Image.Image:
+    """What is left to do with a picture that is open: Pillow reads the pixels late."""
+    try:
+        picture.image.load()
+    except Exception as error:  # as below
+        raise _unreadable(picture, b"", error) from None
+    return _to_rgb(_upright(picture.image), picture)
+
+
 def open_image(path: str | Picture) -> Image.Image:
     """The picture as upright 8-bit RGB; ``DataError`` names the file, what it really is, and the fix."""
+    if isinstance(path, OpenPicture):
+        return _finish(path)
     if isinstance(path, StoredPicture):
         content = path.read_bytes()
         if len(content) > MAX_BYTES:

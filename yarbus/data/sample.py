@@ -15,7 +15,7 @@ IMAGE_TAG = "<image>"
 class Turn:
     """One thing that somebody says."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     text: str
 
     @property
@@ -26,7 +26,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One conversation about its pictures. Turns alternate and begin with the user."""
+    """One conversation about its pictures. Turns alternate and begin with the user, or a system turn before that."""
 
     id: str
     images: tuple[Picture, ...]

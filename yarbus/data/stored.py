@@ -1,4 +1,4 @@
-"""A picture that lies inside a data set's own file and is read when it is needed."""
+"""Pictures that are no file: inside a data set's own file and read when needed, or handed over opened."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,5 +32,24 @@ class StoredPicture:
         return f"{self.parent}/{self.name}"
 
 
-Picture = Path | StoredPicture
+@dataclass(frozen=True, slots=True)
+class OpenPicture:
+    """A picture that another program has opened already."""
+
+    parent: Path
+    """The data set."""
+    name: str
+    """Split, row, and which picture of the row: no two pictures share parent and name."""
+    image: Any = field(compare=False, repr=False)
+    """As Pillow has it, in any mode."""
+
+    def read_bytes(self) -> bytes:
+        """Its pixels: no file is behind it."""
+        return self.image.tobytes()
+
+    def __str__(self) -> str:
+        return f"{self.parent}/{self.name}"
+
+
+Picture = Path | StoredPicture | OpenPicture
 """Where a picture is."""

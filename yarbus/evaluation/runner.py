@@ -4,26 +4,23 @@ Replies are appended one line at a time, so a run that was killed goes on where 
 are always made from the file of replies: :func:`rescore` makes them again without a model.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from transformers import GenerationConfig
 
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.core.own_names import own_name
+from yarbus.core.progress import progress_of
 from yarbus.core.records import JsonlWriter, read_json, read_jsonl, write_json
-from yarbus.data.collate import prompt_batch
 from yarbus.data.sample import Sample
 from yarbus.evaluation import classification, own_file
+from yarbus.evaluation.asking import Answer, Decoding, ask, reply
 from yarbus.evaluation.benchmark import BENCHMARKS, Benchmark, Protocol
 from yarbus.evaluation.folder import benchmark_folder
 from yarbus.evaluation.identity import SampleHashes, hash_of_questions, model_fingerprint, prompt_fingerprint
-from yarbus.evaluation.progress import progress_of
 from yarbus.evaluation.replies import (
     IDENTITY,
     Row,
@@ -38,42 +35,25 @@ from yarbus.evaluation.replies import (
 from yarbus.evaluation.scoring import score
 
 
-def load_benchmark(name: str, samples: list[Sample] | None = None) -> Benchmark:
-    """The benchmark of that name; ``file:PATH`` and the like read their questions unless they are given."""
+def load_benchmark(name: str, samples: list[Sample] | None = None, classes: Iterable[str] | None = None) -> Benchmark:
+    """The benchmark of that name; ``file:PATH`` and the like read their questions unless they are given.
+
+    ``classes``: with given questions, the names to choose from; None takes those of the answers.
+    """
     own = own_name(name)
     if own is None:
         return BENCHMARKS[name]
     if own.kind == "file":
         return own_file.file_benchmark(own, own_file.read_questions(own) if samples is None else samples)
-    questions = classification.read_questions(own) if samples is None else samples
-    return classification.class_benchmark(own, questions)
-
-
-Answer = Callable[[list[Sample]], list[str]]
-"""One batch of questions -> a reply to each."""
-SAMPLE_ERRORS = (DataError, ValueError, torch.OutOfMemoryError)
-"""What one sample can cause: an unreadable picture, one that the processor refuses, one too large. Anything else
-is a mistake of ours or concerns all samples, and must not become a wrong answer."""
+    if samples is None:
+        choices = classification.read_choices(own)
+        samples, classes = choices.samples, choices.names
+    return classification.class_benchmark(own, samples, classes)
 
 
 def errors_allowed(num_samples: int) -> int:
     """How many samples may fail: one in a hundred, in a small benchmark two (questions about one broken picture)."""
     return max(2, num_samples // 100)
-
-
-@contextmanager
-def _plainly(model: Any) -> Iterator[None]:
-    """The checkpoint's own generation settings put aside, but for its special tokens.
-
-    Qwen2.5-VL's penalise repetition, which is not greedy decoding; ``generate`` merges them into whatever it is told.
-    """
-    own = model.generation_config
-    marks = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = GenerationConfig(**marks)
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def generate(
@@ -83,15 +63,7 @@ def generate(
 
     ``asked_by``: samples whose questions reach the eyes in place of their own; the language model reads its own.
     """
-    inputs = {
-        name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-        for name, value in prompt_batch(processor, samples, asked_by).items()
-    }
-    # no_grad, not inference_mode: cached text states must stay usable in a later training step.
-    with torch.no_grad(), _plainly(model):
-        tokens = model.generate(**inputs, max_new_tokens=protocol.max_new_tokens, do_sample=False, num_beams=1)
-    new = tokens[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+    return reply(model, processor, samples, Decoding(max_new_tokens=protocol.max_new_tokens), asked_by)
 
 
 @dataclass(frozen=True)
@@ -106,23 +78,6 @@ class _Generator:
         return generate(self.model, self.processor, samples, self.protocol)
 
 
-def _ask(answer: Answer, samples: list[Sample]) -> Iterator[tuple[Sample, str, str | None]]:
-    """(sample, reply, error) of each sample; a batch that fails is asked again one by one."""
-    try:
-        texts = answer(samples)
-    except SAMPLE_ERRORS as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
-        if len(samples) == 1:
-            yield samples[0], "", f"{type(error).__name__}: {error}"[:500]
-            return
-    else:
-        yield from ((sample, text, None) for sample, text in zip(samples, texts, strict=True))
-        return
-    for sample in samples:
-        yield from _ask(answer, [sample])
-
-
 def score_replies(
     answer: Answer, benchmark: Benchmark, protocol: Protocol, identity: Row, folder: Path, *,
     batch: int, progress: bool, max_errors: int | None = None,
@@ -133,7 +88,8 @@ def score_replies(
     sample_hash = SampleHashes()
     hashes = {sample.id: sample_hash(sample) for sample in samples}
     folder.mkdir(parents=True, exist_ok=True)
-    claim(folder, identity, len(samples))
+    about = {"classes": list(benchmark.classes)} if benchmark.classes else {}
+    claim(folder, identity, {"num_samples": len(samples), **about})
     kept = keep(folder, hashes)
     missing = [sample for sample in samples if sample.id not in kept]
     # Like lengths pad least, and replies of one task end together.
@@ -146,7 +102,7 @@ def score_replies(
     ):
         for start in range(0, len(missing), batch):
             asked = missing[start : start + batch]
-            for sample, text, error in _ask(answer, asked):
+            for sample, text, error in ask(answer, asked):
                 replies.write(row_of(sample, hashes[sample.id], protocol, text, error))
                 failed += error is not None
                 if failed > allowed or failed == len(samples):
@@ -176,7 +132,8 @@ def rescore(folder: Path) -> Row:
     identity, rows = read_json(folder / "identity.json"), read_jsonl(path)
     if not rows:
         raise DataError("no replies to score", where=path, fix="run the evaluation first")
-    benchmark = load_benchmark(identity["benchmark"], [reply_of(row).sample for row in rows])
+    samples = [reply_of(row).sample for row in rows]
+    benchmark = load_benchmark(identity["benchmark"], samples, identity.get("classes"))
     protocol = benchmark.protocol(identity["protocol"])
     judged = [
         {**row, "is_correct": row["error"] is None and bool(protocol.judge(row["reply"], row["answer"]))}

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from yarbus.core.errors import CheckpointError, ConfigError
+from yarbus.core.parts import is_parts
 from yarbus.core.plugins import resolve
 from yarbus.core.recipe import load_recipe
 from yarbus.core.records import read_record
@@ -41,13 +43,16 @@ def load_checkpoint(run: str | Path, step: int) -> tuple[nn.Module, Any]:
     return model, processor
 
 
-def load_run(source: str | Path) -> tuple[nn.Module, Any]:
+def load_run(source: str | Path, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
     """The model and processor of a finished run's folder, an adapter's, a full model's, or a base by name.
 
-    An adapter's own folder is put on the base that it names.
+    An adapter's own folder is put on the base that it names. Without ``dtype`` weights are fp32, those of a full
+    model's folder what they were saved in.
 
     Raises ``CheckpointError`` for a run that has not finished.
     """
+    if is_parts(str(source)):
+        return load_base(str(source), dtype or torch.float32)
     folder = Path(resolve(str(source)))
     if not folder.exists() and len(folder.parts) > 2:  # hub names have at most one slash
         raise ConfigError("no such run", where=folder, fix="give the folder of a run or model, or a hub name")
@@ -59,15 +64,15 @@ def load_run(source: str | Path) -> tuple[nn.Module, Any]:
                 why="it has no adapter/",
                 fix="train it again with --resume auto",
             )
-        model, processor = load_base(load_recipe(folder / "recipe.yaml").model.base)
+        model, processor = load_base(load_recipe(folder / "recipe.yaml").model.name, dtype or torch.float32)
         return load_adapter(model, processor, folder / "adapter")
     if (folder / "adapter.json").is_file():
         base = read_record(folder / "adapter.json").get("base") or {}
         if not base.get("name"):
             fix = "load the base, then the adapter with yarbus.load_adapter"
             raise CheckpointError("the adapter does not name its base", where=folder, fix=fix)
-        model, processor = load_base(base["name"])
+        model, processor = load_base(base["name"], dtype or torch.float32)
         return load_adapter(model, processor, folder)
     if (folder / "config.json").is_file():
-        return load(folder)
-    return load_base(str(source))
+        return load(folder) if dtype is None else load(folder, dtype=dtype)
+    return load_base(str(source), dtype or torch.float32)
