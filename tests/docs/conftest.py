@@ -5,6 +5,7 @@ tiny random models *under the real names* and the code runs as printed, offline:
 
 - ``llava-hf/llava-1.5-7b-hf``, ``Qwen/Qwen2.5-VL-3B-Instruct`` (tests/tiny.py), ``bert-base-uncased`` (width 16)
 - ``google/siglip-so400m-patch14-384``, ``openai/clip-vit-large-patch14-336``: whole models with words
+- ``lmsys/vicuna-7b-v1.5``: a language model of text alone
 - ``photo.jpg``; ``data/train.json`` and ``data/test.json`` in LLaVA format, pictures in ``data/images``
 - ``data/mixture.json``: rows of three tasks
 - ``data/pets/train``, ``data/pets/test``: folders of two classes
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny
+from tests.models.parts import language_folder
 from tests.tiny.encoders import clip_folder, siglip_folder
 
 QUESTIONS = ("what digit is red ?", "where is the blue one ?", "which colour is the digit ?")
@@ -60,6 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, text_encoder: str) -> Path:
     (folder / "bert-base-uncased").symlink_to(text_encoder)
     siglip_folder(folder / "google" / "siglip-so400m-patch14-384")
     clip_folder(folder / "openai" / "clip-vit-large-patch14-336")
+    language_folder(folder / "lmsys" / "vicuna-7b-v1.5")
     _write_data(folder / "data")
     Image.open(folder / "data" / "images" / "0.png").save(folder / "photo.jpg")
     return folder

@@ -51,6 +51,7 @@ def with_variant(experiment, changes: dict, differs: tuple[str, ...] = ()):
         {"stages.instruct.train.projector": "frozen", "stages.instruct.learning_rate.vision": 0.01},
         {"stages.instruct.learning_rate.vision": {"peak": 0.01, "block_decay": 0.9}},
         {"stages.align.train.projector": "frozen", "stages.align.learning_rate.projector": 0.1},
+        {"question.text_cache": "elsewhere", "question.text_cache_mib": 5},
     ],
 )
 def test_methods_rates_and_a_projector_of_its_own_may_differ(changes, experiment):
@@ -170,6 +171,15 @@ def test_a_run_that_has_not_begun_saw_nothing(experiment, tmp_path, here):
     assert seen_by(replace(here[-1], run=tmp_path / "nowhere")) == {}
 
 
+def test_a_comparison_goes_on_where_its_text_cache_is_named_later(experiment, tmp_path, here):
+    yarbus.compare(experiment, ["covft"], folder=tmp_path / "c", progress=False)
+    cached = load_recipe(experiment, {"question.text_cache": str(tmp_path / "kept")})
+    folder = yarbus.compare(cached, ["covft"], seeds=2, folder=tmp_path / "c", progress=False)
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 2
+    checked = read_json(folder / RECORD)["alignment"]["checked"]
+    assert [one["runs"] for one in checked if one["fact"] == "prompt"] == [["covft-seed0", "covft-seed1"]]
+
+
 def test_fractions_of_data_are_compared_where_the_recipe_says_so(experiment, tmp_path, here):
     recipe = with_variant(
         experiment, {VISION: "frozen", "stages.instruct.fraction": 0.5}, ("stages.instruct.fraction",)
@@ -235,4 +245,17 @@ def test_replies_of_another_length_or_prompt_do_not_stand_beside_each_other(key,
     with pytest.raises(MismatchError, match=message):
         check_runs(here)
     write_json(path, {**read_json(path), "num_errors": 1})  # it will be asked again
+    check_runs(here)
+
+
+def test_a_variant_with_encoders_of_its_own_is_shown_its_questions_otherwise_and_stands_beside_others(
+    apart, tmp_path, here
+):
+    folder = yarbus.compare(apart[0], ["frozen"], seeds=2, folder=tmp_path / "c", progress=False)
+    (path,) = (folder / "frozen-seed1").rglob("scores.json")
+    write_json(path, {**read_json(path), "prompt": "pictures for two encoders"})
+    with pytest.raises(MismatchError, match="shown its questions"):
+        check_runs(here)
+    adapter = folder / "frozen-seed1" / "adapter" / "adapter.json"
+    write_json(adapter, {**read_json(adapter), "vision_encoders": {"second": {"path": "elsewhere"}}})
     check_runs(here)

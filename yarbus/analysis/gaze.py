@@ -20,6 +20,7 @@ from yarbus.analysis.looks import Look, Record, array, estimate, looks_of
 from yarbus.data.image import open_image
 from yarbus.data.sample import Sample
 from yarbus.data.stored import Picture
+from yarbus.models.families.llava import PICTURE_PX
 from yarbus.models.observe import Observed
 from yarbus.models.vlm import VLM
 
@@ -74,6 +75,7 @@ def grid_of(vlm: VLM, processor: Any, picture: Picture | None, num_patches: int)
     config = vlm.config.vision_config
     if vlm.tower.layout == "images tokens dim":
         image, patch = (_sides(getattr(config, name, None)) for name in ("image_size", "patch_size"))
+        image = _sides(getattr(vlm.config, PICTURE_PX, None)) or image
         if image is None or patch is None:
             return None
         height, width = image[0] // patch[0], image[1] // patch[1]

@@ -1,7 +1,8 @@
 """A recipe is written as its difference from another: layers, laid one on the other.
 
-A mapping laid on a mapping merges key by key; anything else replaces. Three rules of meaning on top:
-a mapping with ``method`` replaces one with another method (its options belong to the other), of two
+A mapping laid on a mapping merges key by key; anything else replaces. Four rules of meaning on top:
+a mapping with ``method`` replaces one with another method (its options belong to the other), a model
+with a ``base`` one from parts and the other way round (an architecture belongs to its model), of two
 keys that exclude each other the upper layer's stays, and a learning rate's number is its ``peak``
 wherever it meets the mapping form.
 """
@@ -47,6 +48,12 @@ def _as_rates(one: Any, other: Any) -> Any:
     return {"peak": one} if is_number and isinstance(other, dict) and other and other.keys() <= RATE_KEYS else one
 
 
+def _is_other_model(below: dict[str, Any], above: dict[str, Any]) -> bool:
+    """One names a base, the other parts to build a model from."""
+    kinds = [("base" in one, not one.keys().isdisjoint(("vision_tower", "language_model"))) for one in (below, above)]
+    return sorted(kinds) == [(False, True), (True, False)]
+
+
 def merge(below: Any, above: Any) -> Any:
     """``above`` laid on ``below``."""
     if isinstance(below, dict) and "method" in below and isinstance(above, str):
@@ -55,6 +62,8 @@ def merge(below: Any, above: Any) -> Any:
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     if "method" in above and "method" in below and above["method"] != below["method"]:
+        return above
+    if _is_other_model(below, above):
         return above
     dropped = {
         key

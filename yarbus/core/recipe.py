@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from yarbus.core.complaints import complaints
 from yarbus.core.errors import ConfigError
@@ -20,6 +20,7 @@ from yarbus.core.layers import Layer, lay, override
 from yarbus.core.plugins import plugins
 from yarbus.core.records import write_text
 from yarbus.core.sections import (
+    TEXT_CACHE,
     CompareSection,
     ModelSection,
     Name,
@@ -49,6 +50,15 @@ class Recipe(Section):
     compare: CompareSection | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides new tensors, dropout and the order of rows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_a_projector(cls, value: Any) -> Any:
+        """Spelled out here, so that another ``seed`` of a run leaves the base what it is."""
+        model = value.get("model") if isinstance(value, dict) else None
+        if isinstance(model, dict) and model.get("vision_tower") is not None and model.get("seed") is None:
+            return {**value, "model": {**model, "seed": value.get("seed", 0)}}
+        return value
 
     def resolved(self) -> dict[str, Any]:
         """Plain values, every default spelled out; ``load_recipe`` makes the same recipe of them."""
@@ -188,5 +198,6 @@ def stage_hash(recipe: Recipe, stage: str) -> str:
         raise ConfigError(f"unknown stage '{stage}'", fix=f"use one of: {closest(stage, list(recipe.stages))}")
     names = list(recipe.stages)
     before = {name: _weight_facts(recipe.stages[name]) for name in names[: names.index(stage) + 1]}
-    facts = [recipe.model.model_dump(), recipe.question.model_dump(), recipe.seed, list(before.items())]
+    question = recipe.question.model_dump(exclude=set(TEXT_CACHE))
+    facts = [recipe.model.model_dump(), question, recipe.seed, list(before.items())]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

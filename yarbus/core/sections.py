@@ -18,14 +18,16 @@ from pydantic import (
     model_validator,
 )
 
+from yarbus.core.parts import PROJECTORS, Parts, title_of
 from yarbus.core.places import GROUPS, PLACES
 from yarbus.core.shares import check_shares
 
 if TYPE_CHECKING:  # dict is invariant in its keys: for readers of a checked recipe they are text
     Place: TypeAlias = str
     Group: TypeAlias = str
+    Projector: TypeAlias = str
 else:
-    Place, Group = Literal[PLACES], Literal[GROUPS]
+    Place, Group, Projector = Literal[PLACES], Literal[GROUPS], Literal[PROJECTORS]
 
 # Stages, variants and recipes become folders of a run.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
@@ -53,12 +55,85 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The vision-language model that everything starts from."""
+    """The vision-language model that everything starts from: a ``base``, or a Llava built from ``vision_tower`` and
+    ``language_model`` with a new projector between them, which the first stage has to train."""
 
-    base: Word
-    """Hub id, folder, or ``plug-in:name``."""
+    base: Word | None = None
+    """Hub id, folder, or ``plug-in:name``; null where the model is built from parts."""
+    vision_tower: Word | None = None
+    """From parts: a vision encoder, named as a base is; of a whole CLIP or SigLIP its vision half."""
+    language_model: Word | None = None
+    """From parts: a causal language model of text alone, with its tokenizer, named as a base is."""
+    projector: Projector | None = None
+    """From parts: the new projector. ``mlp2``, taken if left out, is Linear, GELU, Linear."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """From parts: draws the projector's first weights; the recipe's ``seed`` if left out. It stays where a study goes
+    through seeds: all of its runs begin from one base."""
     config: dict[str, Any] | None = None
-    """Architecture, as the model's config.json has it, so that ``plan`` needs no weights."""
+    """Architecture, as the model's config.json has it, so that ``plan`` needs no weights. From parts also without its
+    ``model_type``: fields of it that are not to be as the parts have them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_projector_if_unsaid(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("vision_tower") is not None and value.get("projector") is None:
+            return {**value, "projector": PROJECTORS[0]}
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ModelSection":
+        named = [key for key in FROM_PARTS if getattr(self, key) is not None]
+        if self.base is not None and named:
+            raise ValueError(f"base and {named[0]} are both given; fix: keep base, or vision_tower with language_model")
+        if self.base is None and not named:
+            raise ValueError("no model named; fix: give base, or vision_tower with language_model")
+        lacking = [key for key in ("vision_tower", "language_model") if named and getattr(self, key) is None]
+        if lacking:
+            raise ValueError(f"a model from parts lacks its {lacking[0]}; fix: add {lacking[0]}, or give base alone")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unsaid(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Recipes that were resolved before models had parts read, and hash, as they did."""
+        unsaid = ("base",) if self.base is None else FROM_PARTS
+        return {key: value for key, value in handler(self).items() if key not in unsaid}
+
+    @property
+    def parts(self) -> Parts | None:
+        """What the model is built from; None where it has a base."""
+        if self.vision_tower is None or self.language_model is None or self.projector is None:
+            return None
+        return Parts(
+            vision_tower=self.vision_tower,
+            language_model=self.language_model,
+            projector=self.projector,
+            seed=self.seed or 0,
+            config=self.config,
+        )
+
+    @property
+    def name(self) -> str:
+        """The base as whoever loads one takes it."""
+        parts = self.parts
+        return parts.name if parts is not None else str(self.base)
+
+    @property
+    def title(self) -> str:
+        """What a person calls the base."""
+        return title_of(self.name)
+
+    @property
+    def architecture(self) -> dict[str, Any] | None:
+        """The whole architecture, where the recipe carries it."""
+        return self.config if self.base is not None or "model_type" in (self.config or {}) else None
+
+
+FROM_PARTS = ("vision_tower", "language_model", "projector", "seed")
+"""Keys of a model that is built from parts."""
+
+
+TEXT_CACHE = ("text_cache", "text_cache_mib")
+"""Keys of a question that say where something is kept: no number hangs on them."""
 
 
 class QuestionSection(Section):
@@ -74,6 +149,17 @@ class QuestionSection(Section):
     """Which words of a question count: without image tags and answer-format lines, or as the official code does."""
     max_tokens: Count = 128
     """Longest context in tokens of the text encoder."""
+    text_cache: Word | None = None
+    """Folder that keeps what the text encoder makes of each question: those that a stage will ask are encoded before it
+    trains. It changes no number; several runs may share it, and it may be deleted at any time. Null keeps nothing."""
+    text_cache_mib: Count = 20_000
+    """Most that the folder takes; what was used longest ago goes first."""
+
+    @model_serializer(mode="wrap")
+    def _without_an_unsaid_cache(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Recipes that were resolved before there was one read, and hash, as they did."""
+        unsaid = {key for key in TEXT_CACHE if getattr(self, key) == type(self).model_fields[key].default}
+        return {key: value for key, value in handler(self).items() if key not in unsaid}
 
 
 class DataSection(Section):

@@ -1,6 +1,6 @@
 """Samples -> the batch that a model eats: pictures opened, text rendered, answers labelled."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any, Literal
 
@@ -35,6 +35,12 @@ def context_text(sample: Sample, train_turns: str, seed: int, epoch: int, row: i
     return questions[0] if len(questions) == 1 else Random(f"{seed} {epoch} {row}").choice(questions)
 
 
+def context_texts(visits: Iterable[Visit], train_turns: str, seed: int) -> list[str]:
+    """All that the eyes are told on these visits, each text once, in order."""
+    told = (context_text(sample, train_turns, seed, epoch, row) for sample, epoch, row in visits)
+    return list(dict.fromkeys(text for text in told if text is not None))
+
+
 def _open_images(sample: Sample) -> list[Any]:
     try:
         return [open_image(path) for path in sample.images]
@@ -61,15 +67,20 @@ def _process(
     side: str,
     contexts: list[Any] | None,
     said: dict[str, Any],
+    suffixes: list[str] | None = None,
 ) -> Any:
-    """The processor's output, with ``offset_mapping`` and, where text was expanded, ``text_replacement_offsets``."""
+    """The processor's output, with ``offset_mapping`` and, where text was expanded, ``text_replacement_offsets``.
+
+    ``suffixes``: answers that are no part of the text.
+    """
     images = [_open_images(sample) for sample in samples]
     text: dict[str, Any] = {"padding": True, "padding_side": side, "return_offsets_mapping": True}
     bos = processor.tokenizer.bos_token
     if bos is not None and texts[0].startswith(bos):  # the template wrote it already
         text["add_special_tokens"] = False
-    arguments: dict[str, Any] = said if contexts is None else {"context": contexts, **said}
-    return processor(
+    given = {"context": contexts, "suffix": suffixes}
+    arguments: dict[str, Any] = {**said, **{name: one for name, one in given.items() if one is not None}}
+    batch = processor(
         images=images if any(images) else None,
         text=list(texts),
         text_kwargs=text,
@@ -77,6 +88,8 @@ def _process(
         return_tensors="pt",
         **arguments,
     )
+    batch.pop("labels", None)  # PaliGemma's processor makes some for a prompt as well
+    return batch
 
 
 def _moved(span: tuple[int, int], replacements: list[dict[str, Any]]) -> tuple[int, int]:
@@ -95,6 +108,12 @@ def _answered_turns(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np
     for turn, (start, stop) in enumerate(spans):
         turns[(begin < stop) & (end > start) & (end > begin)] = turn
     return turns
+
+
+def _suffix_turns(batch: Any, rendered: Sequence[Rendered]) -> Tensor:
+    """[batch, tokens] 0 on an answer that the processor took as a suffix, with its end marker, and -1 elsewhere."""
+    is_answered = torch.tensor([bool(row.answers) for row in rendered])
+    return torch.where((batch["token_type_ids"] == 1) & is_answered[:, None], 0, -1)
 
 
 class Collator:
@@ -128,13 +147,14 @@ class Collator:
         samples = [sample for sample, _, _ in visits]
         texts = [self.renderer.text(sample) for sample in samples]
         said = _said(self.processor, samples, every_turn=self.supervised)
-        batch = _process(self.processor, texts, samples, "right", self._contexts(visits), said)
+        suffixes = [self.renderer.suffix(sample) for sample in samples] if self.renderer.takes_suffix else None
+        batch = _process(self.processor, texts, samples, "right", self._contexts(visits), said, suffixes)
         offsets = batch.pop("offset_mapping").numpy()
         replacements = batch.pop("text_replacement_offsets", None) or [[]] * len(samples)
         self._check_lengths(batch, samples)  # before the answers are looked for, which takes long in a long row
         if self.supervised:
             rendered = [self.renderer.conversation(sample) for sample in samples]
-            turns = self._turns(offsets, replacements, rendered)
+            turns = self._turns(offsets, replacements, rendered) if suffixes is None else _suffix_turns(batch, rendered)
             batch["labels"] = batch["input_ids"].where(turns >= 0, IGNORED)
             if said:
                 batch["context_turn_index"] = turns

@@ -5,6 +5,9 @@ generation prompt, has to be the beginning of the text after it. Its span runs t
 (``<|im_end|>``), without the white space behind it. A template that writes no end marker after an
 answer gets the tokenizer's end-of-sequence token there: a model never shown one never stops. A processor
 without any template writes one turn a line, without roles.
+
+PaliGemma's processor takes no conversation: pictures, one question, and the answer as a ``suffix`` of its own. Its text
+is the question's words behind one image token per picture, wherever the row has its tags: it was trained that way.
 """
 
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from typing import Any
 
 from yarbus.core.errors import DataError
 from yarbus.data.sample import IMAGE_TAG, Sample, Turn
+from yarbus.models.processor import takes_suffix
 
 CACHED_SAMPLES = 8192
 """Conversations whose rendering is kept: a small set is rendered once, a large one costs bounded memory."""
@@ -25,7 +29,7 @@ class Rendered:
     text: str
     """With one image token of the model per picture, not yet expanded."""
     spans: tuple[tuple[int, int], ...]
-    """Characters of each answer and its end marker, to be learned."""
+    """Characters of each answer and its end marker, to be learned; none where the answer is a suffix."""
     answers: tuple[str, ...]
     """The same answers as the data has them, with their end marker."""
 
@@ -50,6 +54,7 @@ class Renderer:
         self.tokenizer = processor.tokenizer
         self.image_token: str = processor.image_token
         self.has_template = processor.chat_template is not None
+        self.takes_suffix = takes_suffix(processor)
         self.text = lru_cache(maxsize=CACHED_SAMPLES)(self._text)
         self.conversation = lru_cache(maxsize=CACHED_SAMPLES)(self._conversation)
         self._end_marker: str | None = None
@@ -80,14 +85,48 @@ class Renderer:
         end = self._appended_end()
         return tuple(Turn(turn.role, turn.text + end) if turn.role == "assistant" else turn for turn in sample.turns)
 
+    def _question(self, sample: Sample) -> str:
+        """One question behind the image tokens of its pictures, where the answer is a suffix."""
+        roles = [turn.role for turn in sample.turns]
+        if roles not in (["user"], ["user", "assistant"]):
+            raise DataError(
+                f"a row of {len(roles)} turns",
+                where=sample.where or sample.id,
+                why="this processor takes one question and its answer: its text looks at itself in both directions, so "
+                "an earlier answer would be read before it is said",
+                fix="write one row for each question",
+            )
+        if not sample.images:
+            raise DataError(
+                "a row without a picture",
+                where=sample.where or sample.id,
+                why="this processor takes none",
+                fix="remove the row",
+            )
+        question, *answer = sample.turns
+        tags = self.image_token * question.text.count(IMAGE_TAG)
+        self._check_images(sample, "".join([tags, question.words, *(turn.text for turn in answer)]))
+        return tags + question.words
+
+    def suffix(self, sample: Sample) -> str:
+        """The answer as an argument of its own; the processor puts the end marker behind it."""
+        return sample.turns[-1].text.strip() if sample.turns[-1].role == "assistant" else ""
+
     def _text(self, sample: Sample) -> str:
-        """The whole conversation, in one rendering."""
+        """The whole conversation, in one rendering; the question alone where the answer is a suffix."""
+        if self.takes_suffix:
+            return self._question(sample)
         text = self._write(self._ended(sample))
         self._check_images(sample, text)
         return text
 
     def _conversation(self, sample: Sample) -> Rendered:
         """With the place of every answer: two renderings for each."""
+        if self.takes_suffix:
+            answers = [turn.text for turn in sample.turns if turn.role == "assistant"]
+            return Rendered(
+                self.text(sample), (), tuple(f"{answer.strip()}{self.tokenizer.eos_token}" for answer in answers)
+            )
         text, turns = self.text(sample), self._ended(sample)
         spans, answers = [], []
         for position, turn in enumerate(turns):
@@ -119,6 +158,8 @@ class Renderer:
 
     def prompt(self, sample: Sample) -> str:
         """The conversation up to its last question, ready to be answered: the beginning of what training shows."""
+        if self.takes_suffix:
+            return self._question(sample)
         turns = self._ended(sample)
         text = self._write(turns[:-1] if turns[-1].role == "assistant" else turns, prompt=True)
         self._check_images(sample, text)

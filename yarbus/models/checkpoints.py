@@ -9,17 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from yarbus.core.errors import CheckpointError, ConfigError
+from yarbus.core.parts import is_parts, title_of
 from yarbus.core.plugins import resolve
 from yarbus.core.records import read_record
+from yarbus.models.hub import from_hub, is_hub_name
 from yarbus.models.save import read_description
 from yarbus.models.weights import Weights, file_weights, model_weights
 
 ADAPTER = "adapter.safetensors"
-HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +67,6 @@ def _adapter(name: str, folder: Path) -> Checkpoint:
     return Checkpoint(name=name, folder=folder, kind="adapter", description=read_description(folder))
 
 
-def _from_hub(name: str) -> Path:
-    """The model's folder in the cache of the hub's own library, which fetches what is missing."""
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        fix = "give the folder of a run, an adapter or a model, or a hub name"
-        raise ConfigError("no such model", where=name, why=why, fix=fix) from None
-
-
 def open_checkpoint(source: str | Path) -> Checkpoint:
     """What a run's folder, an adapter's, a full model's, ``plug-in:path`` or a hub name stands for.
 
@@ -87,6 +75,9 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         CheckpointError: a run that has not finished, or a damaged adapter.
     """
     name = str(source)
+    if is_parts(name):
+        fix = "write it into one: yarbus.save(*load_base(name), folder)"
+        raise ConfigError("a base from parts is in no folder", where=title_of(name), fix=fix)
     folder = Path(resolve(name))
     if (folder / "recipe.yaml").is_file():
         if not (folder / "adapter").is_dir():
@@ -95,8 +86,8 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         return _adapter(name, folder / "adapter")
     if (folder / "adapter.json").is_file():
         return _adapter(name, folder)
-    if not folder.exists() and len(folder.parts) <= 2 and not folder.is_absolute():  # a hub name has one slash at most
-        folder = _from_hub(name)
+    if is_hub_name(folder):
+        folder = from_hub(name)
     if not (folder / "config.json").is_file():
         why = "it holds no recipe.yaml, adapter.json or config.json" if folder.exists() else "there is no such folder"
         fix = "give the folder of a run, an adapter or a model, or a hub name"

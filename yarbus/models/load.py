@@ -12,14 +12,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import is_torchvision_available
 
 from yarbus.core.errors import ConfigError
+from yarbus.core.parts import is_parts, parts_of
 from yarbus.core.plugins import resolve
+from yarbus.models.design import Design, architecture_of
+from yarbus.models.parts import build
+from yarbus.models.pretrained import read_weights, reason
 from yarbus.models.registers import restore_dropping
 from yarbus.models.vlm import FAMILIES, TOWERS
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _own_processor(config: Any) -> str | None:
@@ -41,7 +40,7 @@ def load_processor(base: str | Path, config: Any) -> Any:
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
-            "cannot load the processor", where=base, why=_reason(error), fix="give a base that has one"
+            "cannot load the processor", where=base, why=reason(error), fix="give a base that has one"
         ) from None
     if not isinstance(processor, ProcessorMixin):
         raise ConfigError(
@@ -64,36 +63,33 @@ def _refuse_unknown(config: Any) -> None:
 
 
 def config_of(base: str) -> Any:
-    """The config of a base by hub name, folder or ``plug-in:path``; its family must be known."""
+    """The config of a base by hub name, folder or ``plug-in:path``, or of one from parts; its family must be known."""
+    if is_parts(base):
+        return architecture_of(parts_of(base))
     try:
         config = AutoConfig.from_pretrained(resolve(base), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot load base model '{base}'", why=_reason(error), fix="give a hub name, or a folder with config.json"
+            f"cannot load base model '{base}'", why=reason(error), fix="give a hub name, or a folder with config.json"
         ) from None
     _refuse_unknown(config)
     return config
 
 
 def load_base(base: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Any]:
-    """Model and processor by hub name, folder or ``plug-in:path``.
+    """Model and processor by hub name, folder or ``plug-in:path``, or built from the parts that the name lists.
 
     Raises ``ConfigError`` naming what is missing, before any weight is read.
     """
+    if is_parts(base):
+        return build(Design.of(parts_of(base)), dtype)
     path, config = resolve(base), config_of(base)
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            use_safetensors=True,  # nothing we read is a pickle
-            trust_remote_code=False,
-        )
+        model, report = read_weights(AutoModelForImageTextToText, path, config, dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"cannot load base model '{base}'",
-            why=_reason(error),
+            why=reason(error),
             fix="give a hub name, or a folder with plain safetensors",
         ) from None
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
@@ -108,8 +104,8 @@ def load_base(base: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module,
     return model, load_processor(path, config)
 
 
-def base_on_meta(config: dict[str, Any]) -> nn.Module:
-    """A base from its architecture config without weights, for ``plan``."""
+def _architecture(config: dict[str, Any]) -> Any:
+    """A config object of the values that a recipe writes; its family must be known."""
     settings = dict(config)
     model_type = settings.pop("model_type", None)
     if model_type is None:
@@ -117,7 +113,24 @@ def base_on_meta(config: dict[str, Any]) -> nn.Module:
     try:
         built = AutoConfig.for_model(model_type, **settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ConfigError("model.config is no architecture", why=_reason(error), fix="correct it") from None
+        raise ConfigError("model.config is no architecture", why=reason(error), fix="correct it") from None
     _refuse_unknown(built)
+    return built
+
+
+def base_on_meta(config: dict[str, Any]) -> nn.Module:
+    """A base from its architecture config without weights, for ``plan``."""
+    built = _architecture(config)
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(built, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_config(built, trust_remote_code=False)
+    restore_dropping(model)
+    return model
+
+
+def random_base(config: dict[str, Any], device: torch.device) -> nn.Module:
+    """A base from its architecture config with weights drawn at random in fp32, to measure what it costs."""
+    built = _architecture(config)
+    with device:
+        model = AutoModelForImageTextToText.from_config(built, trust_remote_code=False, dtype=torch.float32)
+    restore_dropping(model)
+    return model

@@ -11,7 +11,7 @@ from typing import Any
 from yarbus.core.errors import CheckpointError, ConfigError, DataError, MismatchError
 from yarbus.core.recipe import Recipe, load_recipe, variant
 from yarbus.core.records import read_record
-from yarbus.core.sections import DataSection
+from yarbus.core.sections import TEXT_CACHE, DataSection
 from yarbus.core.table import closest
 from yarbus.report.aligned import values_text
 from yarbus.studies.asked import asked_of, refuse_other_questions
@@ -21,6 +21,8 @@ from yarbus.training import checkpoint
 Values = dict[str, Any]
 """Variant -> value of one setting; ``ABSENT`` where it has none."""
 ABSENT = "absent"
+KEPT_ASIDE = {f"question.{key}" for key in TEXT_CACHE}
+"""Settings that say where something is kept: a variant may keep it elsewhere."""
 NEVER = "seed"
 """Every variant runs under every seed: this one cannot be what is compared."""
 FACTS = {
@@ -55,7 +57,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def differing(recipes: Mapping[str, Recipe]) -> dict[str, Values]:
     """Dotted path -> value per variant, of every setting that is not the same in all of them."""
     leaves = {name: dict(_leaves(recipe.resolved())) for name, recipe in recipes.items()}
-    paths = dict.fromkeys(path for some in leaves.values() for path in some)
+    paths = dict.fromkeys(path for some in leaves.values() for path in some if path not in KEPT_ASIDE)
     found = {path: {name: some.get(path, ABSENT) for name, some in leaves.items()} for path in paths}
     return {path: values for path, values in found.items() if any(v != _first(values) for v in values.values())}
 
@@ -180,7 +182,7 @@ def _should_share(work: Work, stage: str, fact: str) -> str:
     """Runs with the same text here must have the same fact."""
     if fact == "data":
         return f"{stage} {_rows_of(work, stage)}"
-    return f"{work.recipe['model']['base']}" if fact == "base" else f"{work.start}"
+    return work.base if fact == "base" else f"{work.start}"
 
 
 def check_runs(works: Iterable[Work]) -> dict[str, Any]:

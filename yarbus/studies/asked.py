@@ -6,6 +6,7 @@ from typing import Any
 
 from yarbus.core.errors import DataError
 from yarbus.core.records import read_record
+from yarbus.core.sections import TEXT_CACHE
 from yarbus.evaluation.folder import benchmark_folder
 from yarbus.studies.work import Work
 
@@ -29,8 +30,10 @@ def _readings(work: Work) -> str:
     projectors = [stage["train"].get("projector") for stage in work.recipe["stages"].values()]
     adapter = work.adapter / "adapter.json"
     found = read_record(adapter) if adapter.is_file() else {}
-    reads = f"{found.get('text_encoder') is not None} {found.get('reads_prompt', False)}"
-    return f"{work.recipe['model']['base']} {work.recipe.get('question')} {reads} {projectors}"
+    encoders = sorted((name, one["path"]) for name, one in (found.get("vision_encoders") or {}).items())
+    reads = f"{found.get('text_encoder') is not None} {found.get('reads_prompt', False)} {encoders}"
+    question = {key: value for key, value in work.recipe.get("question", {}).items() if key not in TEXT_CACHE}
+    return f"{work.base} {question} {reads} {projectors}"
 
 
 def _scores(work: Work, benchmark: str) -> Iterator[dict[str, Any]]:

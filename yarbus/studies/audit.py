@@ -141,7 +141,7 @@ def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _states(run: Path, recipe: Recipe, stages: Sequence[str], begins_from: str | None) -> _States:
     """Attaches stage by stage as training did, and notes each tensor as it was when its method came."""
-    model, processor = load_base(recipe.model.base)
+    model, processor = load_base(recipe.model.name)
     notes: list[str] = []
     start: dict[str, Tensor] = {}
     if begins_from is not None:

@@ -71,7 +71,7 @@ def _check_run(run: Path, recipe: Recipe, stage: str) -> None:
     trained_on = [(one.path, one.task) for one in list(own.stages.values())[-1].data]
     asked = [(one.path, one.task) for one in recipe.stages[stage].data]
     for what, there, here in (
-        ("another base", own.model.base, recipe.model.base),
+        ("another base", own.model.name, recipe.model.name),
         ("other data", trained_on, asked),
     ):
         if there != here:
@@ -272,7 +272,7 @@ def _model(recipe: Recipe, adapter: Path | None) -> tuple[Any, Any]:
     from yarbus.methods.assemble import load_adapter
     from yarbus.models.load import load_base
 
-    model, processor = load_base(recipe.model.base)
+    model, processor = load_base(recipe.model.name)
     return (model, processor) if adapter is None else load_adapter(model, processor, adapter)
 
 
@@ -287,7 +287,7 @@ def _gradients(
 ) -> dict[str, Any]:
     """Gradients at the stage's beginning, of batches that hold one task each."""
     from yarbus.analysis.gradients import agreement, block_products
-    from yarbus.evaluation.progress import progress_of
+    from yarbus.core.progress import progress_of
     from yarbus.studies.measuring import batches_of, on_device
 
     model, processor = _model(recipe, adapter)

@@ -15,12 +15,12 @@ from yarbus.analysis.contexts import contexts_record
 from yarbus.analysis.gaze import gaze_record
 from yarbus.analysis.routing import routing_record
 from yarbus.core.errors import ConfigError, DataError
+from yarbus.core.progress import progress_of
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import make_folder, write_json
 from yarbus.data.grouping import choose, group_samples
 from yarbus.data.mixture import read_mixture
 from yarbus.data.sample import Sample
-from yarbus.evaluation.progress import progress_of
 from yarbus.methods.covft import mixtures_of
 from yarbus.models.load import load_base
 from yarbus.models.observe import Observed, observe
@@ -191,7 +191,7 @@ def _untrained(recipe: Recipe) -> tuple[Any, Any]:
 
     New tensors are those that the run began with; what earlier stages trained is the base's.
     """
-    model, processor = load_base(recipe.model.base)
+    model, processor = load_base(recipe.model.name)
     for stage in recipe.stages:
         begin_stage(model, processor, recipe, stage)
     return on_device(model), processor

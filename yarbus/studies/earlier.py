@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from yarbus.core.errors import CheckpointError, ConfigError, MismatchError
+from yarbus.core.parts import title_of
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import read_record
 from yarbus.models.fingerprint import fingerprint
@@ -62,13 +63,13 @@ def refuse_other_recipe(recipe: Recipe, record: Path, what: str) -> None:
 
 def _refuse_other_weights(trained: Sequence[Work]) -> None:
     """Compares base and text encoder with those that the adapters were trained on; each is loaded once."""
-    for base in dict.fromkeys(work.recipe["model"]["base"] for work in trained):
+    for base in dict.fromkeys(work.base for work in trained):
         model, _ = load_base(base)
         now, encoders = fingerprint(dict(model.named_parameters())), dict[str, str]()
         for work in trained:
-            if work.recipe["model"]["base"] == base:
+            if work.base == base:
                 made = read_record(work.run / "adapter" / "adapter.json")
-                _refuse_other(work, "base", base, made.get("base"), now)
+                _refuse_other(work, "base", title_of(base), made.get("base"), now)
                 if made.get("text_encoder") is not None:
                     name = work.recipe["question"]["text_encoder"]
                     if name not in encoders:

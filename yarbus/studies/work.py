@@ -8,7 +8,7 @@ from typing import Any
 from yarbus.core.lock import locked
 from yarbus.core.recipe import Recipe, load_recipe, stage_hash
 from yarbus.core.records import read_record, write_json
-from yarbus.core.sections import scaled_steps
+from yarbus.core.sections import ModelSection, scaled_steps
 from yarbus.evaluation.folder import benchmark_folder
 from yarbus.report.runs import SHARING
 
@@ -41,6 +41,11 @@ class Work:
         stages = [self.recipe["stages"][stage] for stage in self.stages]
         counts = [scaled_steps(stage["steps"], stage.get("fraction", 1.0)) for stage in stages]
         return sum(count for count in counts if count is not None) if None not in counts else None
+
+    @property
+    def base(self) -> str:
+        """The name of what it starts from."""
+        return ModelSection.model_validate(self.recipe["model"]).name
 
     @property
     def places(self) -> list[str]:

@@ -96,7 +96,7 @@ def zero_shot(work: Path, seed: int) -> dict[str, dict[str, float]]:
     recipe, folder = load_recipe("tinyworld", {"seed": seed}), work / f"seed{seed}"
     align = train(recipe, folder / "align", stages=["align"])
     train(variant(recipe, "frozen"), folder / "frozen", stages=["instruct"], start=align / "adapter")
-    model, processor = load_adapter(*load_base(recipe.model.base), folder / "frozen" / "adapter")
+    model, processor = load_adapter(*load_base(recipe.model.name), folder / "frozen" / "adapter")
     return replies_right(model, processor, folder / "frozen")
 
 

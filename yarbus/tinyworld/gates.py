@@ -64,7 +64,7 @@ def ceilings(base: LlavaForConditionalGeneration) -> dict[str, float]:
 def accuracy_after(recipe: Recipe, align: Path, run: Path) -> dict[str, float]:
     """Trains one variant from its seed's common align stage, and asks it the validation questions."""
     train(recipe, run, stages=["instruct"], start=align / "adapter")
-    model, processor = load_base(recipe.model.base)
+    model, processor = load_base(recipe.model.name)
     model, processor = load_adapter(model, processor, run / "adapter")
     scores = evaluate(model, processor, [QUESTIONS], run, batch=96)
     return {task: scores[QUESTIONS]["metrics"][task]["value"] for task in TASKS}

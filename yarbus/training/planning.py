@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from yarbus.core.errors import UserError
+from yarbus.core.errors import ConfigError, UserError
 from yarbus.core.own_names import own_name
 from yarbus.core.plugins import benchmark_table
 from yarbus.core.recipe import Recipe
@@ -100,9 +100,7 @@ def check_inputs(recipe: Recipe, stages: Collection[str] | None = None) -> None:
 
 
 def _on_meta(recipe: Recipe) -> nn.Module:
-    if recipe.model.config is not None:
-        return base_on_meta(recipe.model.config)
-    return base_on_meta(config_of(recipe.model.base).to_dict())
+    return base_on_meta(recipe.model.architecture or config_of(recipe.model.name).to_dict())
 
 
 def _told(rate: GroupRate, stage: Stage) -> float | dict[str, Any]:
@@ -136,15 +134,32 @@ def _footprint(model: nn.Module, stage: Stage, asked: Asked | None) -> tuple[Foo
         return None, str(error)
 
 
-def plan_recipe(recipe: Recipe, asked: Asked | None = None) -> list[StagePlan]:
+def refuse_untrained_projector(recipe: Recipe, first: str) -> None:
+    """Raises where a model from parts would begin with a stage that leaves its random projector as it is."""
+    if recipe.model.parts is None:
+        return
+    method = build_all(recipe.stages[first].train).get("projector")
+    if method is None or not method.groups("projector"):
+        raise ConfigError(
+            f"stage '{first}' does not train the projector",
+            why="a model from parts begins with a random one, and what is trained around it would learn from noise",
+            fix=f"add projector: full to stages.{first}.train, or begin from an adapter that has trained it (start)",
+        )
+
+
+def plan_recipe(recipe: Recipe, asked: Asked | None = None, *, is_started: bool = False) -> list[StagePlan]:
     """The plan of every stage, on the meta device: no weight is read, no memory taken.
 
-    ``asked``: adds the memory of a training step with such a batch; it takes one forward on shapes for each stage.
+    Args:
+        asked: adds the memory of a training step with such a batch; it takes one forward on shapes for each stage.
+        is_started: whether it begins from an adapter, which has trained what a model from parts has new.
 
     Raises ``ConfigError`` as training would: an option, a group without a rate or without a tensor.
     """
+    if not is_started:
+        refuse_untrained_projector(recipe, next(iter(recipe.stages)))
     model = _on_meta(recipe)
-    model.config._name_or_path = recipe.model.base  # type: ignore[union-attr]
+    model.config._name_or_path = recipe.model.title  # type: ignore[union-attr]
     plans = []
     for name, stage in recipe.stages.items():
         with _told_with(name):

@@ -7,7 +7,7 @@ hashed into its checkpoints and compared, so that "resumed" always means "as if 
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.recipe import Recipe
 from yarbus.core.sections import Stage
-from yarbus.data.collate import Collator
+from yarbus.data.collate import Collator, context_texts
 from yarbus.data.mixture import mix
 from yarbus.data.sampler import StepSampler
 from yarbus.methods.assemble import build_all, load_adapter
 from yarbus.models.attach import set_stage
 from yarbus.models.attachment import adapter_tensors, attachment_of, load_adapter_tensors
 from yarbus.models.load import load_base
+from yarbus.models.precompute import precompute
 from yarbus.models.question import Question
 from yarbus.training import checkpoint
 from yarbus.training.facts import check_facts, samples_hash, tensors_hash
@@ -71,7 +72,7 @@ def train(
     position = find_position(run, names, run_id, resume)
 
     set_seed(recipe.seed)
-    model, processor = load_base(recipe.model.base)
+    model, processor = load_base(recipe.model.name)
     if start is not None:
         model, processor = load_adapter(model, processor, start)
     for index, name in enumerate(names):
@@ -149,12 +150,12 @@ def _run_stage(
     if steps is None:
         assert stage.epochs is not None, "the recipe wants exactly one of steps and epochs"
         steps = StepSampler(len(samples), stage.batch, recipe.seed, mixture.shared).steps(stage.epochs)
-    if folder is not None and checkpoint.step_of(folder) >= steps:
+    done = 0 if folder is None else checkpoint.step_of(folder)
+    if folder is not None and done >= steps:
         load_adapter_tensors(model, load_tensors(folder / WEIGHTS))
         return
     home.mkdir(parents=True, exist_ok=True)
     if is_main():
-        done = 0 if folder is None else checkpoint.step_of(folder)
         drop_after(home / "metrics.jsonl", done)
         drop_records(home, done)
     use_cache = getattr(model.config, "use_cache", None)
@@ -184,6 +185,8 @@ def _run_stage(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    # The trainer has moved the model: what a GPU makes of a text is not what a CPU does, to the bit.
+    _encode_questions(model, processor, recipe, trainer, range(done, steps), progress)
     shown = StageProgress(name)
     if progress:
         trainer.add_callback(shown)
@@ -197,6 +200,19 @@ def _run_stage(
         model.gradient_checkpointing_disable()
     model.config.use_cache = use_cache  # Trainer switches it off for good
     model.zero_grad(set_to_none=True)
+
+
+def _encode_questions(
+    model: Any, processor: Any, recipe: Recipe, trainer: GuardedTrainer, steps: Iterable[int], progress: bool
+) -> None:
+    """Encodes all that the eyes will be told in these steps, where the recipe keeps it and a method reads it."""
+    question = recipe.question
+    if question.text_cache is None or getattr(model.base_model, "context_encoder", None) is None:
+        return
+    samples, sampler = trainer.train_dataset, trainer.sampler
+    visits = ((samples[row], epoch, row) for step in steps for epoch, row in sampler.visits(step))
+    texts = context_texts(visits, question.train_turns, recipe.seed)
+    precompute(model, processor, texts, question.text_cache, limit_mib=question.text_cache_mib, progress=progress)
 
 
 def training_arguments(stage: Stage, home: Path, steps: int, seed: int, own_seed: int) -> TrainingArguments:

@@ -13,6 +13,15 @@ from yarbus.models.families.pictures import fixed_size, sized
 from yarbus.models.registers import REMEMBERED
 from yarbus.models.vlm import TOWERS, Family, ImageUnits, constant_lengths
 
+PICTURE_PX = "picture_px"
+"""Attribute of the model's config: side of the pictures in pixels, where a tower that takes any is shown others than
+those of its table of positions (DINOv2's: 224 instead of 518)."""
+
+
+def side_of_pictures(config: Any) -> int:
+    """Side in pixels of what a tower of fixed size is shown."""
+    return getattr(config, PICTURE_PX, None) or config.vision_config.image_size
+
 
 def one_row_per_image(config: Any, kwargs: Mapping[str, Any], placeholders: int) -> ImageUnits:
     """``pixel_values: [images, 3, height, width]``; every image takes the same number of placeholders."""
@@ -54,14 +63,19 @@ def patches_and_kept_prefix(config: Any, prefix_tokens: int) -> int | None:
     """A row of tokens per image: its patches, and of the prefix all (``full``) or all but the first (``default``)."""
     if has_packed_tower(config):
         return None
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    patches = (side_of_pictures(config) // config.vision_config.patch_size) ** 2
     dropped = (config.vision_feature_select_strategy == "default") + getattr(config, REMEMBERED, 0)
     return patches + prefix_tokens - dropped
 
 
 def by_tower(config: Any, number: int, side: int | None) -> tuple[dict[str, Tensor], int | None]:
-    """Of the tower's fixed size, or of any where the tower takes any."""
-    return (sized if has_packed_tower(config) else fixed_size)(config, number, side)
+    """Of one size, or of any where the tower packs them."""
+    if has_packed_tower(config):
+        return sized(config, number, side)
+    if getattr(config, PICTURE_PX, None) is None:
+        return fixed_size(config, number, side)
+    edge = side_of_pictures(config)
+    return {"pixel_values": torch.empty(number, 3, edge, edge)}, None
 
 
 LLAVA = Family(
