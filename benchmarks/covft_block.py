@@ -10,7 +10,6 @@ stacked and summed by weight. All start from the same tensors; dense and the loo
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from transformers.activations import ACT2FN
 
 import yarbus
+from yarbus.analysis.timing import Kept, now
 from yarbus.core.records import environment, make_folder, write_json
 from yarbus.methods import CoVFT
 from yarbus.methods.official import OFFICIAL, OURS, to_official
@@ -149,31 +149,18 @@ class Plain(nn.Module):
 
 def bytes_kept(layer: nn.Module, tokens: Tensor, question: Tensor) -> int:
     """Bytes that the forward keeps for its backward, parameters aside, each storage once."""
-    known = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with Kept(layer.parameters()) as kept:
         output = layer(tokens, question)
-    total = sum(kept.values())
+    total = kept.nbytes
     output.sum().backward()  # the graph, and with it every pointer, lives until here
     return total
 
 
-def seconds(step: Callable[[], None], device: str) -> float:
+def seconds(step: Callable[[], None], device: torch.device) -> float:
     """Wall time of one call."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = now(device)
     step()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return now(device) - start
 
 
 def measure(
@@ -194,7 +181,7 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in layers}
     for repeat in range(repeats + 1):  # the first one warms up
         for name, layer in layers.items():
-            taken = seconds(lambda layer=layer: step(layer), device)
+            taken = seconds(lambda layer=layer: step(layer), torch.device(device))
             if repeat:
                 times[name].append(taken)
         progress(f"{repeat} of {repeats}")

@@ -50,6 +50,15 @@ def count_threads(work: Work) -> None:
     (work.run.parent / "threads").write_text(f"{work.threads} {os.environ['OMP_NUM_THREADS']}")
 
 
+def tell_back(argument: str) -> tuple[str, int, str]:
+    """What it was given, its process, and how many threads its libraries will take."""
+    return argument, os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+
+def kill_itself(argument: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
     workers.do = pretend
     workers.work_off([work(Path(sys.argv[1]), "slow")], {}, 1, False)

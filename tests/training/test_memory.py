@@ -25,3 +25,13 @@ def test_without_the_systems_files_it_is_the_peak_of_the_whole_life(monkeypatch,
     monkeypatch.setattr(memory, "RESET", tmp_path / "none" / "none")
     memory.reset_peak(CPU)
     assert memory.peak_bytes(CPU) > 2**20
+
+
+def test_what_a_process_takes_now_rises_and_falls():
+    before = memory.bytes_now(CPU)
+    block = bytearray(BIG)
+    block[:: 2**12] = b"x" * (BIG // 2**12)
+    taken = memory.bytes_now(CPU)
+    assert taken >= before + BIG // 2
+    del block
+    assert not memory.STATUS.is_file() or memory.bytes_now(CPU) < taken - BIG // 2

@@ -14,6 +14,7 @@ from yarbus.cli.evaluate import evaluate
 from yarbus.cli.export import export
 from yarbus.cli.interpolate import interpolate
 from yarbus.cli.list import list_entries
+from yarbus.cli.overhead import overhead
 from yarbus.cli.plan import plan
 from yarbus.cli.probe import probe
 from yarbus.cli.quickstart import quickstart
@@ -28,6 +29,7 @@ VERBS = {
     "evaluate": evaluate,
     "compare": compare,
     "conflict": conflict,
+    "overhead": overhead,
     "audit": audit,
     "interpolate": interpolate,
     "probe": probe,

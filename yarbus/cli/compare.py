@@ -4,33 +4,37 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from yarbus.cli.options import Json, Overrides, RecipeArgument, names, print_json
+from yarbus.cli.options import (
+    HeadVariants,
+    Json,
+    LanguageVariants,
+    Overrides,
+    ProjectorVariants,
+    RecipeArgument,
+    VisionVariants,
+    named_variants,
+    print_json,
+)
 from yarbus.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from yarbus.core.recipe import Recipe
 
-Names = str | None
-
-
-def _place(text: str) -> Any:
-    return typer.Option(help=f"{text}: methods, options in brackets (lora\\[rank=8]), or variants of the recipe; a,b.")
-
 
 def compare(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    vision: Annotated[Names, _place("Vision tower")] = None,
-    projector: Annotated[Names, _place("Projector")] = None,
-    language: Annotated[Names, _place("Language model")] = None,
-    head: Annotated[Names, _place("Head")] = None,
+    vision: VisionVariants = None,
+    projector: ProjectorVariants = None,
+    language: LanguageVariants = None,
+    head: HeadVariants = None,
     variants: Annotated[
-        Names, typer.Option(help="Variants of the recipe, a,b; all of its own if nothing is named.")
+        str | None, typer.Option(help="Variants of the recipe, a,b; all of its own if nothing is named.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds per variant.")] = 1,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; they share out the cores.")] = None,
@@ -43,8 +47,11 @@ def compare(
     from yarbus.core.records import read_record
 
     chosen = load_recipe(recipe, overrides or [])
-    named = {"vision": vision, "projector": projector, "language": language, "head": head}
-    wanted = _wanted(chosen, {place: text for place, text in named.items() if text is not None}, variants)
+    places = {"vision": vision, "projector": projector, "language": language, "head": head}
+    if chosen.compare is None and all(text is None for text in places.values()):
+        fix = "name methods, such as --vision frozen,full, or write compare.variants into the recipe"
+        raise ConfigError("nothing to compare", why="the recipe names no variants", fix=fix)
+    wanted = named_variants(chosen, places, variants)
     from yarbus.studies.compare import RECORD
     from yarbus.studies.compare import compare as run_all
 
@@ -66,22 +73,6 @@ def compare(
     found = read_comparison(where)
     Console().print(comparison_table(found, summarise(found)))
     print(f"\nReport: {os.path.relpath(where / 'report' / 'index.html')}")
-
-
-def _wanted(recipe: "Recipe", places: dict[str, str], variants: str | None) -> Any:
-    """What ``yarbus.compare`` takes as variants."""
-    if places and variants is not None:
-        given = ", ".join(f"--{place}" for place in places)
-        fix = "name the recipe's variants in the place's list, too"
-        raise ConfigError(f"--variants and {given} are both given", fix=fix)
-    if not places:
-        if recipe.compare is None or not recipe.compare.variants:
-            fix = "name methods, such as --vision frozen,full, or write compare.variants into the recipe"
-            raise ConfigError("nothing to compare", why="the recipe names no variants", fix=fix)
-        return names(variants)
-    from yarbus.studies.variants import variants_of
-
-    return variants_of(recipe, places)
 
 
 def _announce(recipe: "Recipe", variants: list[str], seeds: int, folder: Path) -> None:

@@ -34,7 +34,8 @@ def ratio_text(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"\N{MULTIPLICATION SIGN} {decimal(value)}"
 
 
-def _memory(size: int | float) -> str:
+def memory_text(size: int | float) -> str:
+    """``1.3 GiB``, or ``310 MiB``."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
@@ -118,7 +119,7 @@ def cost_figure(costs: Sequence[Cost], look: Look) -> Figure | None:
         if has_seconds:
             cells.append(_measured(one.step_seconds, step_ratio(one, reference), seconds_text))
         if has_memory:
-            cells.append(_measured(one.peak_bytes, ratio(one.peak_bytes, reference.peak_bytes), _memory))
+            cells.append(_measured(one.peak_bytes, ratio(one.peak_bytes, reference.peak_bytes), memory_text))
         rows.append(tag("tr", *cells))
     in_words = {*places, "rates that differ"}
     names = (tag("th", text, scope="col", class_="words" if text in in_words else None) for text in heads)

@@ -13,37 +13,16 @@ from typing import Any
 from yarbus.core.errors import ConfigError, UserError
 from yarbus.core.recipe import Recipe, load_recipe, variant
 from yarbus.core.records import make_folder, read_record, write_json
-from yarbus.core.table import closest
 from yarbus.report.html import write_report
 from yarbus.report.runs import SHARING, read_comparison
 from yarbus.report.summary import summarise
 from yarbus.report.tables import to_json
 from yarbus.studies.alignment import check_recipes, check_runs, refuse_other_data
+from yarbus.studies.variants import choose
 from yarbus.studies.work import Work, quieten, shared_start
 from yarbus.studies.workers import default_jobs, work_off
 
 RECORD = "comparison.json"
-
-
-def _chosen(recipe: Recipe, variants: Sequence[str] | Mapping[str, Mapping[str, Any]] | None) -> Recipe:
-    """The recipe with the variants to compare: some of its own by name, or others by their differences."""
-    if isinstance(variants, Mapping):
-        return _with(recipe, {name: dict(paths) for name, paths in variants.items()})
-    own = recipe.compare.variants if recipe.compare is not None else {}
-    if not own:
-        raise ConfigError("the recipe names no variants", fix="add compare.variants, or pass them")
-    names = list(own) if variants is None else list(variants)
-    for name in names:
-        if name not in own:
-            raise ConfigError(f"unknown variant '{name}'", fix=f"use one of: {closest(name, list(own))}")
-    if not names:
-        raise ConfigError("no variant to compare", fix=f"use some of: {', '.join(own)}")
-    return _with(recipe, {name: own[name] for name in names})
-
-
-def _with(recipe: Recipe, variants: Mapping[str, Mapping[str, Any]]) -> Recipe:
-    values = recipe.resolved()
-    return load_recipe({**values, "compare": {**(values["compare"] or {}), "variants": variants}})
 
 
 def _plan(
@@ -179,7 +158,7 @@ def compare(
         recipe = load_recipe(recipe)
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}", fix="compare at least one seed")
-    recipe = _chosen(recipe, variants)
+    recipe = choose(recipe, variants)
     folder = Path(folder) if folder is not None else Path("comparisons") / (recipe.name or "comparison")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("the comparison is a file, not a folder", where=folder, fix="name another folder")

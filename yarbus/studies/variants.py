@@ -3,6 +3,7 @@
 A name is one of the recipe's own variants where it has one of that name, else a method with options in brackets. Where
 it could be both, it is the variant only if that changes the place: ``--language frozen`` does not mean a frozen tower.
 A projector replaces the one that earlier stages train, too: variants with the same one begin from one align stage.
+``choose`` gives the recipe with those that are wanted.
 """
 
 import re
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.places import PLACES
-from yarbus.core.recipe import Recipe
+from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.table import closest
 from yarbus.core.yaml import parse_yaml
 
@@ -160,3 +161,24 @@ def variants_of(recipe: Recipe, places: Mapping[str, str]) -> dict[str, Changes]
             )
         found[name] = changes
     return found
+
+
+def _with(recipe: Recipe, variants: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    values = recipe.resolved()
+    return load_recipe({**values, "compare": {**(values["compare"] or {}), "variants": variants}})
+
+
+def choose(recipe: Recipe, variants: Sequence[str] | Mapping[str, Mapping[str, Any]] | None) -> Recipe:
+    """The recipe with the variants to compare: some of its own by name, or others by their differences."""
+    if isinstance(variants, Mapping):
+        return _with(recipe, {name: dict(paths) for name, paths in variants.items()})
+    own = recipe.compare.variants if recipe.compare is not None else {}
+    if not own:
+        raise ConfigError("the recipe names no variants", fix="add compare.variants, or pass them")
+    names = list(own) if variants is None else list(variants)
+    for name in names:
+        if name not in own:
+            raise ConfigError(f"unknown variant '{name}'", fix=f"use one of: {closest(name, list(own))}")
+    if not names:
+        raise ConfigError("no variant to compare", fix=f"use some of: {', '.join(own)}")
+    return _with(recipe, {name: own[name] for name in names})

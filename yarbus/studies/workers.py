@@ -9,19 +9,21 @@ raised; what was reached stays on disk. No worker outlives its parent.
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from multiprocessing import connection, get_context, parent_process
 from threading import Thread, current_thread, main_thread
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from yarbus.core.errors import CheckpointError
 from yarbus.studies.pace import Display, Pace
 from yarbus.studies.work import Work, do
 
+Argument = TypeVar("Argument")
+Found = TypeVar("Found")
 SECONDS_BETWEEN_LOOKS = 1.0
 TERMINATED = 128 + signal.SIGTERM
 
@@ -105,6 +107,22 @@ def _stop(pool: ProcessPoolExecutor) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.terminate()
+
+
+def in_own_process(function: Callable[[Argument], Found], argument: Argument, threads: int) -> Found:
+    """``function(argument)`` in a new process that ends with it: all memory that it took is free again.
+
+    Raises ``BrokenProcessPool`` where the process was killed.
+    """
+    with _threads(threads), _termination_raises():
+        pool = ProcessPoolExecutor(1, get_context("spawn"), _leave_with_parent)
+        try:
+            found = pool.submit(function, argument).result()
+        except BaseException:
+            _stop(pool)
+            raise
+        pool.shutdown()
+        return found
 
 
 def work_off(works: Sequence[Work], after: Mapping[str, str], jobs: int, progress: bool) -> None:

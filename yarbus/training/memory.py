@@ -14,6 +14,15 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 
 
+def _status(line: str) -> int | None:
+    """A line of what Linux says of this process, in bytes."""
+    if STATUS.is_file():
+        for found in STATUS.read_text().splitlines():
+            if found.startswith(f"{line}:"):
+                return int(found.split()[1]) * 1024
+    return None
+
+
 def reset_peak(device: torch.device) -> None:
     """Peaks are taken from now on.
 
@@ -33,9 +42,14 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory taken since ``reset_peak``."""
     if device.type != "cpu":
         return torch.accelerator.max_memory_allocated(device)
-    if STATUS.is_file():  # getrusage would hand down the peak of the process that started this one
-        for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (found := _status("VmHWM")) is not None:  # getrusage would hand down the peak of the process that started this
+        return found
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def bytes_now(device: torch.device) -> int:
+    """The memory that is taken now; where the system does not say so of a process, the most that it ever took."""
+    if device.type != "cpu":
+        return torch.accelerator.memory_allocated(device)
+    return _status("VmRSS") or peak_bytes(device)
