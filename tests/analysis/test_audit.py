@@ -16,6 +16,7 @@ from yarbus.analysis.audit import (
     NEVER_RUN,
     NO_GRAD,
     NO_GROUP,
+    NON_FINITE,
     ROUNDING,
     SILENT,
     UNUSED,
@@ -121,6 +122,23 @@ def test_a_zero_gradient_is_a_fault_unless_the_method_lists_it_with_a_reason(pic
     assert all(".lora_A." in name for name in found)
 
 
+def test_a_gradient_that_is_not_finite_is_a_fault_and_the_module_that_began_is_named(pictures):
+    model, processor = yarbus.attach(*tiny.llava(), vision=LoRA(rank=2, dropout=0.0), projector="full")
+    batch = dict(ask(processor, pictures))
+    path = "model.multi_modal_projector.linear_1"
+    with torch.no_grad():
+        model.get_submodule(path).weight[0, 0] = float("nan")
+    check, found = causes(model, batch)
+    assert check.failed and found and set(found.values()) == {(NON_FINITE, path)}
+    assert "linear_1.weight" in " ".join(found) and any(".lora_B." in name for name in found)  # none is excused
+    assert check.found.startswith(f"{len(names_of(model)) - len(found)} of")
+    assert not study.audit(model, batch).passed
+    model.get_submodule(path).weight.data.nan_to_num_()
+    assert not causes(model, batch)[0].failed
+    model.lm_head.register_full_backward_pre_hook(lambda module, gradients: (gradients[0] * float("inf"),))
+    assert set(causes(model, batch)[1].values()) == {(NON_FINITE, "")}  # the forward is sound
+
+
 def test_every_part_that_may_be_silent_has_a_reason():
     without = {
         (cls.name, part)
@@ -217,4 +235,6 @@ def test_logits_that_differ_more_than_the_precision_allows_are_told_apart():
 
 
 def test_every_cause_has_a_fix():
-    assert set(FIXES) == {CHECKPOINTING, NO_GRAD, NEVER_RUN, UNUSED, FROZEN, SILENT, ZERO_RATE, NO_GROUP, ROUNDING}
+    assert set(FIXES) == {
+        CHECKPOINTING, NO_GRAD, NEVER_RUN, UNUSED, FROZEN, SILENT, NON_FINITE, ZERO_RATE, NO_GROUP, ROUNDING,
+    }  # fmt: skip

@@ -13,12 +13,15 @@ from tests import tiny
 from tests.models.batches import QUESTIONS, ask
 from yarbus.core.errors import ConfigError
 from yarbus.methods import CoVFT
+from yarbus.models import idle
 from yarbus.models.attachment import parameter_groups
 from yarbus.models.families.pictures import fixed_size
 from yarbus.models.idle import dummy_image, is_needed, run_idle_eyes
 from yarbus.models.vlm import FAMILIES
 
 COVFT = CoVFT(num_experts=2, context_dim=16)
+UNDESCRIBED = {"molmo2"}
+"""Families whose batches hold more than pixels and do not say yet what a picture looks like."""
 
 
 def words(processor):
@@ -153,25 +156,47 @@ def test_detaching_takes_the_hook_away():
 
 
 @pytest.mark.parametrize("family", tiny.EVERY)
-def test_on_every_family_the_dummy_drives_all_that_trains_or_its_lack_is_one_clear_error(family, of_two):
-    places = {"projector": "full", "language": "full"}
-    try:
-        model, _ = attached(family, vision=COVFT, **places)
-    except ConfigError:
-        model, _ = attached(family, vision="full", **places)
-    reached = set()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameter.register_hook(lambda gradient, name=name: reached.add(name))
-    try:
-        model(**bare_words(model)).loss.backward()
-    except ConfigError as error:
-        assert "dummy" in error.why and "picture" in error.fix
+@pytest.mark.parametrize("language", ["full", "frozen"])
+def test_on_every_family_words_alone_drive_all_that_trains(family, language, of_two):
+    """A process with words alone leaves out nothing that another one waits for."""
+    model, _ = attached(family, vision=COVFT, projector="full", language=language)
+    if family in UNDESCRIBED:
+        with pytest.raises(ConfigError, match=r"no dummy picture will do.*say in its Family what pictures look like"):
+            model(**bare_words(model))
         return
+    batch = bare_words(model)
+    with torch.no_grad():
+        expected = model(**batch).logits
+    output = model(**batch)
+    assert torch.equal(output.logits, expected)
+    output.loss.backward()
     groups = parameter_groups(model)
+    declared = {name for group in groups.values() for name in group}
+    assert set(gradients(model)) == declared, sorted(declared ^ set(gradients(model)))[:5]
     eyes = {name for group, tensors in groups.items() if group != "language" for name in tensors}
-    assert eyes <= reached, sorted(eyes - reached)[:5]
-    assert all(not model.get_parameter(name).grad.any() for name in eyes)
+    assert eyes and all(not model.get_parameter(name).grad.any() for name in eyes)
+
+
+def test_language_blocks_that_look_at_pictures_get_a_gradient_of_zero_and_others_theirs(of_two):
+    model, _ = attached("mllama", projector="full", language="full")
+    model(**bare_words(model)).loss.backward()
+    found = {
+        index: [bool(p.grad.any()) for p in block.parameters()]
+        for index, block in enumerate(model.model.language_model.layers)
+    }
+    assert not any(found.pop(1)) and all(all(block) for block in found.values())
+
+
+@pytest.mark.parametrize("family", ["mllama", "llava"])
+def test_sharded_language_blocks_that_look_at_pictures_are_refused_with_the_reason(family, of_two, monkeypatch):
+    """The others gather them from all processes; of words alone nobody would."""
+    monkeypatch.setattr(idle, "_is_sharded", lambda base_model: True)
+    model, _ = attached(family, vision=COVFT, projector="full")
+    if family == "llava":
+        assert torch.isfinite(model(**bare_words(model)).loss)
+        return
+    with pytest.raises(ConfigError, match=r"others wait for it: MllamaConfig.*gathered on all processes.*use DDP"):
+        model(**bare_words(model))
 
 
 def test_a_family_that_says_nothing_of_a_dummy_gets_a_picture_of_the_towers_size_if_that_will_do():

@@ -7,6 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import yarbus
 from tests import tiny
 from yarbus.core.sections import Stage
+from yarbus.methods import CoVFT
 from yarbus.models.shape_batch import shape_batch
 from yarbus.models.vlm import VLM
 from yarbus.training.footprint import Asked, NotEstimated, footprint
@@ -56,3 +57,19 @@ def test_shapes_tell_what_a_real_forward_keeps(family):
     if batch["pixel_values"].is_floating_point():
         batch["pixel_values"] = torch.randn(batch["pixel_values"].shape)
     assert kept(model, batch) == pytest.approx(found.activations, rel=0.15)
+
+
+@pytest.mark.parametrize("family", [family for family in tiny.EVERY if family not in UNKNOWN])
+def test_rows_may_have_no_picture_or_several(family):
+    """What a method that maps pictures to rows keeps of them grows with their number, and a real forward runs."""
+    model, processor = tiny.EVERY[family]()
+    yarbus.attach(model, processor, vision=CoVFT(num_experts=2, context_dim=16), text_encoder="language_embeddings")
+    kept = []
+    for images in (0, 1, 2):
+        found = footprint(model, STAGE, Asked(tokens=400, images=images, side=56))
+        kept.append(found.activations)
+        batch = shape_batch(model.train(), found.shape)
+        if images and batch["pixel_values"].is_floating_point():
+            batch["pixel_values"] = torch.randn(batch["pixel_values"].shape)
+        assert torch.isfinite(model(**batch, use_cache=False).loss)
+    assert kept[0] < kept[1] < kept[2]

@@ -1,6 +1,10 @@
 """What the slot offers to methods of every place, used by dummy methods the way real ones will."""
 
+import copy
+import pickle
+import sys
 from dataclasses import dataclass
+from threading import Thread
 from typing import ClassVar
 
 import pytest
@@ -16,6 +20,7 @@ from yarbus.methods import CoVFT
 from yarbus.models.attach import set_stage
 from yarbus.models.attachment import Method
 from yarbus.models.images import ImageMap
+from yarbus.models.slot import Context, ContextSlot
 from yarbus.models.vlm import TOWERS, VLM, Tower, declare
 
 
@@ -178,3 +183,130 @@ def test_with_a_text_per_turn_the_tower_answers_to_the_last_one(text_encoder, pi
         batch["context_attention_mask"][1] = 0
         with pytest.raises(DataError, match="row 1"):
             model(**batch)
+
+
+# ---- threads ----
+
+
+@pytest.fixture
+def often():
+    """Threads take turns after every few instructions."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def at_once(*tasks):
+    """What each task returns, all run in threads of their own."""
+    found = [None] * len(tasks)
+
+    def keep(number, task):
+        try:
+            found[number] = task()
+        except Exception as error:
+            found[number] = error
+
+    threads = [Thread(target=keep, args=pair) for pair in enumerate(tasks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one in found:
+        if isinstance(one, Exception):
+            raise one
+    return found
+
+
+def asked_about(processor, pictures, question):
+    return ask(processor, pictures[:1], QUESTIONS[:1], context=[question])
+
+
+def test_forwards_of_several_threads_keep_their_own_questions(text_encoder, pictures, often):
+    model, processor = attached("llava", text_encoder, METHODS["text-dense"])
+    batches = [asked_about(processor, pictures, question) for question in QUESTIONS[:3]]
+    model.base_model.context_encoder.cache_bytes = 1  # texts push each other out
+
+    def several(batch, number):
+        with torch.no_grad():
+            return [model(**batch).logits for _ in range(number)]
+
+    expected = [several(batch, 1)[0] for batch in batches]
+    assert not torch.allclose(expected[0], expected[1], atol=1e-3)
+    for logits, alone in zip(at_once(*(lambda b=batch: several(b, 20) for batch in batches)), expected, strict=True):
+        assert all(torch.equal(one, alone) for one in logits)
+
+
+def test_a_thread_without_a_forward_has_no_context_while_another_has_one(text_encoder, pictures):
+    model, processor = attached("llava", text_encoder, METHODS["text-dense"])
+    seen = []
+
+    def look(*_):
+        seen.append(at_once(lambda: model.base_model.context_slot.context)[0])
+
+    VLM.of(model).projector.register_forward_hook(look)
+    with torch.no_grad():
+        model(**ask(processor, pictures))
+    assert seen == [None]
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def trained(model, batches):
+    """Gradients of two forwards before one backward."""
+    model.zero_grad()
+    sum(model(**batch, labels=batch["input_ids"]).loss for batch in batches).backward()
+    return gradients(model)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_recomputation_in_several_threads_has_the_questions_of_its_own_forward(
+    reentrant, text_encoder, pictures, often
+):
+    """Copies of a model share the slot: each is trained in a thread, at once."""
+    model, processor = attached("llava", text_encoder, METHODS["text-dense"])
+    model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    other = copy.deepcopy(model)
+    mine, others = ([asked_about(processor, pictures, QUESTIONS[n]) for n in pair] for pair in ((0, 1), (2, 3)))
+    expected = trained(model, mine), trained(other, others)
+    for _ in range(3):
+        found = at_once(lambda: trained(model, mine), lambda: trained(other, others))
+        for one, wanted in zip(found, expected, strict=True):
+            for name, gradient in one.items():
+                assert torch.equal(gradient, wanted[name]), name
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_backward_in_another_thread_recomputes_with_the_question_of_the_forward(reentrant, text_encoder, pictures):
+    """As on a GPU, where autograd's own thread does it."""
+    model, processor = attached("llava", text_encoder, METHODS["text-dense"])
+    model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    batches = [asked_about(processor, pictures, question) for question in QUESTIONS[:2]]
+    expected = trained(model, batches)
+    model.zero_grad()
+    loss = sum(model(**batch, labels=batch["input_ids"]).loss for batch in batches)
+    at_once(loss.backward)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+
+
+def test_a_pickled_slot_holds_nothing_of_a_forward_and_all_of_its_settings():
+    slot = ContextSlot()
+    slot.loss_scale = 0.5
+    with slot.holding(Context(text=None, tower=None, projector=None)):
+        again = pickle.loads(pickle.dumps(slot))  # noqa: S301
+        assert slot.context is not None
+    assert again.context is None and again.loss_scale == 0.5
+    with again.holding(Context(text=None, tower=None, projector=None)):
+        assert again.read().text is None
+    with pytest.raises(DataError, match="no context for the vision tower"):
+        again.read()
+
+
+def test_nn_data_parallel_is_refused_with_the_reason(text_encoder):
+    """It makes a replica of the model for each GPU by this call."""
+    model, _ = attached("llava", text_encoder, METHODS["text-dense"])
+    with pytest.raises(ConfigError, match=r"DataParallel is not supported.*questions of other rows.*torchrun"):
+        model._replicate_for_data_parallel()

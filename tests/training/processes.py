@@ -73,6 +73,8 @@ CASES = {
     "vpt": Case(places={"vision": VPT(num_prompts=3)}, steps=TURNS, reentrant=False),
     "full": Case("qwen2_5_vl", {"vision": "full", "projector": "full"}, TURNS),
     "projector alone": Case(places={"projector": "full"}, steps=TURNS),
+    "late, mllama": Case(family="mllama"),
+    "turns, mllama, the vision method alone": Case("mllama", {"vision": COVFT}, TURNS),
 }
 SHARDED = ("late", "late, qwen", "turns, checkpointed", "words, the vision method alone", "parts, qwen", "lora")
 """Cases that are sharded as well."""
@@ -81,7 +83,7 @@ UNCURED = Case(steps=[[(1, 0)]], is_cured=False)
 
 def built(case: Case) -> tuple[Any, Any]:
     """The case's model, its new tensors moved as training would, and its processor."""
-    model, processor = tiny.FAMILIES[case.family]()
+    model, processor = tiny.EVERY[case.family]()
     torch.manual_seed(1)
     yarbus.attach(model, processor, **case.places, text_encoder="language_embeddings")
     generator = torch.Generator().manual_seed(2)

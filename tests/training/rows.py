@@ -26,7 +26,7 @@ COVFT = CoVFT(num_experts=3, context_dim=16, expert_jitter=1e-2)
 
 
 def attached(family: str = "llava", **places: Any) -> tuple[Any, Any]:
-    model, processor = tiny.FAMILIES[family]()
+    model, processor = tiny.EVERY[family]()
     torch.manual_seed(1)
     places = places or {"vision": COVFT, "projector": "full"}
     return yarbus.attach(model, processor, **places, text_encoder="language_embeddings")

@@ -15,7 +15,8 @@ from tests.models.batches import QUESTIONS, ask
 from tests.training.rows import attached
 from yarbus.models.vlm import VLM
 
-COMPARED = "llava", "qwen2_5_vl"
+COMPARED = "llava", "qwen2_5_vl", "internvl"
+"""One tower of fixed size, one that packs pictures, and one of tiles whose blocks scale what they add."""
 
 
 def updates(model, processor, pictures):

@@ -23,6 +23,7 @@ NEVER_RUN = "an unreachable block"
 UNUSED = "an output that never reaches the loss"
 FROZEN = "requires_grad is off"
 SILENT = "a gradient of exactly zero"
+NON_FINITE = "a gradient that is not finite"
 ZERO_RATE = "a rate of zero"
 NO_GROUP = "in no group of the optimizer"
 ROUNDING = "updates that vanish in rounding"
@@ -33,6 +34,7 @@ FIXES = {
     UNUSED: "name its module in the tower's dead_tail, remove the detach behind it, or freeze it",
     FROZEN: "set requires_grad, or train the stage with yarbus",
     SILENT: "audit with other rows; if it stays, nothing that it does changes the loss",
+    NON_FINITE: "look for NaN in that module's weights and input, or for 16 bits that overflow",
     ZERO_RATE: "give its group a rate, or the schedule more steps than its warm-up",
     NO_GROUP: "hand the optimizer all that trains: models.attachment.parameter_groups",
     ROUNDING: "raise the rate, or keep the weights in float32",
@@ -189,7 +191,7 @@ def _owner(name: str) -> str:
 def check_gradients(
     model: nn.Module, batch: Mapping[str, Any], names: Iterable[str], *, has_trained: bool = False
 ) -> Check:
-    """Whether each tensor has a gradient that is not zero on this batch; changes nothing.
+    """Whether each tensor has a gradient that is finite and not zero on this batch; changes nothing.
 
     A zero gradient is excused where the tensor's method lists it (``Method.mute``; ``Method.silent`` as well where
     ``has_trained`` is false, since that holds at the start alone).
@@ -199,13 +201,16 @@ def check_gradients(
     with _as_before(model):
         gradients = _backward(model, batch, names)
         zeros = [name for name, one in gradients.items() if one is not None and not one.any()]
+        broken = [name for name, one in gradients.items() if one is not None and not one.isfinite().all()]
         excused = {name: why for name in zeros if (why := _excuse(attachment, name, has_trained)) is not None}
         lost = [name for name, one in gradients.items() if one is None]
         del gradients
         causes = _causes(model, batch, lost) if lost else {}
+        origin = _first_not_finite(model, batch) if broken else ""
+    causes |= dict.fromkeys(broken, (NON_FINITE, origin))
     causes |= {name: (SILENT, "") for name in zeros if name not in excused}
     faults = tuple(Fault(name, *causes[name]) for name in names if name in causes)
-    heard = len(names) - len(zeros) - len(lost)
+    heard = len(names) - len(zeros) - len(lost) - len(broken)
     found = f"{heard} of {len(names)} tensors that train have a gradient"
     if excused:
         found += f", {len(excused)} may be zero"
@@ -252,6 +257,22 @@ def _causes(model: nn.Module, batch: Mapping[str, Any], lost: list[str]) -> dict
         else:
             causes[name] = (UNUSED, owner)
     return causes
+
+
+@torch.no_grad()
+def _first_not_finite(model: nn.Module, batch: Mapping[str, Any]) -> str:
+    """The first module of a forward whose output is not finite; empty where the loss or the backward begins it."""
+    found: list[str] = []
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+
+            def look(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
+                if not found and isinstance(output, Tensor) and not output.isfinite().all():
+                    found.append(path)
+
+            stack.callback(module.register_forward_hook(look).remove)
+        model(**batch, use_cache=False)
+    return found[0] if found else ""
 
 
 def _wrapped(model: nn.Module, seen: Mapping[str, _Seen]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from yarbus.core.errors import DataError
 
@@ -77,6 +78,15 @@ def refuse_new_question(base_model: nn.Module, named: Mapping[str, Any], questio
             why="what is cached was seen with the question before, and the eyes depend on it",
             fix="generate from the whole conversation, without past_key_values",
         )
+
+
+def note_question(base_model: nn.Module, output: Any, question: Tensor | None) -> None:
+    """Writes on the cache that a forward with pictures made itself with which question they were seen."""
+    given = output if isinstance(output, tuple) else (getattr(output, "past_key_values", None),)
+    cache = next((one for one in given if isinstance(one, Cache)), None)
+    methods = base_model.context_attachment.places  # type: ignore[union-attr]
+    if cache is not None and question is not None and getattr(cache, QUESTION, None) is None and _eyes_read(methods):
+        setattr(cache, QUESTION, question)
 
 
 def _eyes_read(methods: Mapping[str, Any]) -> bool:

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from yarbus.core.errors import DataError
 from yarbus.models.channel import take_channel
-from yarbus.models.consistency import check_tokens_of_rows, refuse_missing_pictures, refuse_new_question
+from yarbus.models.consistency import (
+    check_tokens_of_rows,
+    note_question,
+    refuse_missing_pictures,
+    refuse_new_question,
+)
 from yarbus.models.encoder_inputs import encoder_inputs, encoder_names
 from yarbus.models.images import ImageMap
 from yarbus.models.sketch import hashed, key_of
@@ -35,27 +40,42 @@ def rows_of_images(
     input_ids: Tensor | None, units: ImageUnits, image_token: int, counts: Tensor | None = None
 ) -> Tensor:
     """[images] row of the batch that each image stands in; a tile stands where its picture does."""
+    tokens = None if input_ids is None else (input_ids == image_token).sum(dim=1)
     if units.rows is not None:
+        if tokens is not None:
+            check_tokens_of_rows(tokens, units.rows, units.placeholders)
         return units.rows
-    rows = _rows_of_pictures(input_ids, units.placeholders, image_token, counts)
+    rows = _rows_of_pictures(tokens, units.placeholders, counts)
     return rows if units.tiles is None else rows.repeat_interleave(units.tiles)
 
 
-def _rows_of_pictures(
-    input_ids: Tensor | None, placeholders: Tensor, image_token: int, counts: Tensor | None
-) -> Tensor:
+def _rows_of_pictures(tokens: Tensor | None, placeholders: Tensor, counts: Tensor | None) -> Tensor:
+    """From the image tokens of each row, or from the pictures of each row where the batch tells them."""
     if counts is not None:
-        return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    if input_ids is None:
+        rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        if len(rows) != len(placeholders) or (tokens is not None and len(counts) != len(tokens)):
+            raise DataError(
+                "context_image_counts do not fit the batch",
+                why=f"{len(rows)} images in {len(counts)} rows are told, and {len(placeholders)} images came",
+                fix="give the number of images of each row",
+            )
+    elif tokens is None:
         raise DataError(
             "cannot tell which image belongs to which row",
             why="inputs_embeds hold no image tokens",
             fix="pass context_image_counts, or input_ids",
         )
-    counts = (input_ids == image_token).sum(dim=1)
-    rows = torch.searchsorted(counts.cumsum(0), placeholders.to(counts).cumsum(0))
-    check_tokens_of_rows(counts, rows, placeholders)
+    else:
+        rows = torch.searchsorted(tokens.cumsum(0), placeholders.to(tokens).cumsum(0))
+    if tokens is not None:
+        check_tokens_of_rows(tokens, rows, placeholders)
     return rows
+
+
+def _pictures_by_row(rows: Tensor, units: ImageUnits, num_rows: int) -> Tensor:
+    """[batch] pictures of each row; in families whose crops have image tokens of their own, each crop counts."""
+    firsts = rows if units.tiles is None else rows[(units.tiles.cumsum(0) - units.tiles).to(rows)]
+    return torch.bincount(firsts, minlength=num_rows)
 
 
 def _last_turns(texts: list[tuple[int, ...]], num_turns: int, rows: Tensor) -> Tensor:
@@ -94,11 +114,13 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
     """
     family: Family = base_model.context_family
     ids, mask = channel.get("context_input_ids"), channel.get("context_attention_mask")
-    tower = projector = text = rows = units = image_keys = keys = None
+    tower = projector = text = rows = units = shown = image_keys = keys = None
     if kwargs.get("pixel_values") is not None:
         placeholders = 0 if input_ids is None else int((input_ids == base_model.config.image_token_id).sum())
         units = family.units(base_model.config, kwargs, placeholders)
         rows = rows_of_images(input_ids, units, base_model.config.image_token_id, channel.get("context_image_counts"))
+        if encoder_names(base_model):
+            shown = _pictures_by_row(rows, units, _num_rows(input_ids, kwargs))
         keys = channel.get("context_row_key")
         if keys is None and input_ids is not None:
             keys = row_keys(base_model.config, input_ids, kwargs.get("attention_mask"))
@@ -124,6 +146,7 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
     if prompt_ids is not None and prompt_mask is None:
         prompt_mask = torch.ones_like(prompt_ids)
     return Context(
+        question_ids=channel.get("context_input_ids"),
         text=text,
         tower=tower,
         projector=projector,
@@ -136,12 +159,7 @@ def context_of(base_model: nn.Module, input_ids: Tensor | None, channel: Mapping
         num_rows=_num_rows(input_ids, kwargs),
         image_keys=image_keys,
         row_keys=keys,
-        encoders=encoder_inputs(
-            encoder_names(base_model),
-            channel,
-            _num_rows(input_ids, kwargs),
-            has_pictures=kwargs.get("pixel_values") is not None,
-        ),
+        encoders=encoder_inputs(encoder_names(base_model), channel, _num_rows(input_ids, kwargs), shown),
         has_gradient=torch.is_grad_enabled(),
     )
 
@@ -187,4 +205,7 @@ def receive_context(base_model: nn.Module, args: tuple, kwargs: dict[str, Any]) 
 
 def release_context(base_model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
     """Forward hook of the base model: empties the slot, so that nothing runs on a stale question."""
-    base_model.context_slot.context = None
+    slot: ContextSlot = base_model.context_slot
+    if slot.context is not None and slot.context.tower is not None:
+        note_question(base_model, output, slot.context.question_ids)
+    slot.context = None

@@ -4,7 +4,8 @@ Processes that train together wait for each other: DDP for a gradient of every t
 module's turn to be gathered. A process whose batch has no picture would leave the eyes out, and the others would hang
 or go on with gradients of their own. So tower and projector run on a picture of which nothing is used: zero times what
 they make of it is added to the word embeddings, where the features of real pictures enter. Numbers stay as they are
-and every tensor of the eyes gets a gradient of zero, in the same order as on the other processes.
+and every tensor of the eyes gets a gradient of zero, in the same order as on the other processes. Language blocks that
+look at pictures themselves (Mllama's) are left out on words; what trains in them gets its zero in the same way.
 
 Alone, a process leaves the eyes out. Where nothing else trains its loss would have no backward: there the word
 embeddings ask for a gradient, and the update finds none in any tensor, so that not even weight decay moves the eyes.
@@ -102,12 +103,9 @@ def _family(base_model: nn.Module) -> Family:
 def dummy_image(family: Family, config: Any) -> dict[str, Tensor]:
     """The forward's keyword arguments of one picture, in which no two pixels are alike.
 
-    Raises ``ConfigError`` where the family's batches hold more than its ``pictures`` say, and where the language model
-    looks at pictures in layers of its own, which a dummy for the eyes would leave out all the same.
+    Raises ``ConfigError`` where the family's batches hold more than its ``pictures`` say.
     """
     try:
-        if family.cross_attends:
-            raise ValueError("its language model looks at pictures in layers of its own")
         picture, _ = family.pictures(config, 1, 1)
         family.units(config, picture, 0)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -128,19 +126,47 @@ def gradation(*shape: int) -> Tensor:
 
 @torch.compiler.disable
 def _nothing_seen(base_model: nn.Module) -> Tensor:
-    """Zero, made of all features of a dummy picture."""
+    """Zero, made of all features of a dummy picture, and of what trains where words leave blocks out."""
     slot: ContextSlot = base_model.context_attachment.slot  # type: ignore[union-attr, assignment]
     family = _family(base_model)
+    left_out = _left_out_on_words(base_model, family)
     tower = next(p for p in base_model.get_submodule(family.vision_tower).parameters() if p.is_floating_point())
     picture = {
         name: value.to(tower.device, tower.dtype if value.is_floating_point() else None)
         for name, value in dummy_image(family, base_model.config).items()
     }
     with slot.holding(_context(base_model, family, picture)), slot.unrecorded():
-        output = base_model.get_image_features(**picture, return_dict=True)  # type: ignore[operator]
+        features = _features_of(base_model, family, picture)
+    nothing = torch.stack([(feature.float() * 0).sum() for feature in features]).sum()
+    for parameter in left_out:
+        nothing = nothing + (parameter.float() * 0).sum().to(nothing)
+    return nothing
+
+
+def _features_of(base_model: nn.Module, family: Family, picture: Mapping[str, Any]) -> list[Tensor]:
+    """What tower and projector make of a picture."""
+    if family.cross_attends:  # there the base's forward itself calls them
+        tower, projector = (base_model.get_submodule(path) for path in (family.vision_tower, family.projector))
+        return [projector(tower(**picture).last_hidden_state)]
+    output = base_model.get_image_features(**picture, return_dict=True)  # type: ignore[operator]
     # Before 5.23 some families keep the features in an attribute that is no entry of the output.
-    features = [feature for name, value in vars(output).items() if name not in STATES for feature in _tensors(value)]
-    return torch.stack([(feature.float() * 0).sum() for feature in features]).sum()
+    return [feature for name, value in vars(output).items() if name not in STATES for feature in _tensors(value)]
+
+
+def _left_out_on_words(base_model: nn.Module, family: Family) -> list[nn.Parameter]:
+    """What trains in language blocks that run on pictures alone."""
+    if family.cross_blocks is None:
+        return []
+    if _is_sharded(base_model):
+        raise ConfigError(
+            "a process has a batch without pictures, and others wait for it",
+            where=family.config,
+            why="language blocks of its own look at pictures; sharded, they must be gathered on all processes at once",
+            fix="use DDP, or give every batch a picture",
+        )
+    blocks = base_model.get_submodule(family.language_model).get_submodule(family.language_blocks)
+    left_out = [blocks[index] for index in family.cross_blocks(base_model.config)]  # type: ignore[index]
+    return [parameter for block in left_out for parameter in block.parameters() if parameter.requires_grad]
 
 
 def _tensors(value: Any) -> list[Tensor]:

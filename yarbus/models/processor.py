@@ -6,14 +6,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import BatchFeature, PaliGemmaProcessor
 
 from yarbus.core.errors import DataError
 from yarbus.models import image_only, pil_pixtral, pil_smolvlm
 from yarbus.models.channel import channel_of
 from yarbus.models.encoder_inputs import COUNTS, PIXELS
 from yarbus.models.encoders import FOLDER
-from yarbus.models.question import IMAGE_TAG, Question, TemplateMarkers, said_until, user_turns, without_tags
+from yarbus.models.question import (
+    IMAGE_TAG,
+    Question,
+    TemplateMarkers,
+    one_per_row,
+    said_until,
+    user_turns,
+    without_tags,
+)
 
 TOKENIZER_FOLDER = "context_tokenizer"
 OURS = (
@@ -78,7 +86,8 @@ class ContextProcessorMixin:
         if text is None or not (self.asks or self.asks_head or self.picture_processors):
             return batch
         texts = [text] if isinstance(text, str) else list(text)
-        tensors = kwargs.get("return_tensors") or kwargs.get("text_kwargs", {}).get("return_tensors")
+        places = (kwargs, kwargs.get("text_kwargs") or {}, kwargs.get("common_kwargs") or {})
+        tensors = next((place["return_tensors"] for place in places if place.get("return_tensors")), None)
         if self.picture_processors and images is not None:
             rows = pictures_of_rows(images, texts, [getattr(self, name, None) for name in IMAGE_TOKENS])
             batch.update(self._pictures(rows, tensors, {**kwargs, **kwargs.get("images_kwargs", {})}))
@@ -91,14 +100,7 @@ class ContextProcessorMixin:
             return batch
         if context is None:
             context = [self.question.of_turns(self._turns_of_text(one)) for one in texts]
-        elif isinstance(context, str):
-            context = [context]
-        if len(context) != len(texts):
-            raise DataError(
-                f"{len(context)} contexts for {len(texts)} texts", fix="pass context= with one text (or None) per row"
-            )
-        encoded = self._encode_context([None if one is None else self._clean(one) for one in context])
-        batch.update(_as_tensors(encoded, tensors))
+        batch.update(_as_tensors(self._encode_context(one_per_row(context, len(texts))), tensors))
         return batch
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -128,7 +130,8 @@ class ContextProcessorMixin:
             return [text]
         if self._markers is None or self._markers[0] != template:
             library: Any = super()
-            self._markers = (template, TemplateMarkers.of(library.apply_chat_template))
+            begin = self.tokenizer.bos_token  # type: ignore[attr-defined]
+            self._markers = (template, TemplateMarkers.of(library.apply_chat_template, begin))
         return self._markers[1].user_turns(text)
 
     def _pictures(self, rows: list[list[Any]], tensors: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,11 +169,11 @@ class ContextProcessorMixin:
         has_begin = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         return tokenizer(text, add_special_tokens=not has_begin)["input_ids"]
 
-    def _encode_context(self, texts: list[str | None]) -> dict[str, Any]:
-        """Tokens of each text; a row without context has an all-zero mask."""
+    def context_rows(self, texts: Sequence[str | None]) -> list[list[int]]:
+        """What the text encoder is given of each text: token ids without padding; none where a row has no text."""
         tokenizer = self.context_tokenizer
         encoded = tokenizer(
-            [text or "" for text in texts],
+            [self._clean(text or "") for text in texts],
             padding=False,
             truncation=True,
             max_length=min(self.question.max_tokens, self.context_limit or self.question.max_tokens),
@@ -178,11 +181,19 @@ class ContextProcessorMixin:
             return_token_type_ids=False,
         )["input_ids"]
         # A tokenizer without special tokens makes nothing of an empty question; one filler tells it from no question.
-        filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        rows = [[] if text is None else ids or [filler or 0] for ids, text in zip(encoded, texts, strict=True)]
+        return [[] if text is None else ids or [self._filler] for ids, text in zip(encoded, texts, strict=True)]
+
+    @property
+    def _filler(self) -> int:
+        tokenizer = self.context_tokenizer
+        return (tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id) or 0
+
+    def _encode_context(self, texts: Sequence[str | None]) -> dict[str, Any]:
+        """The rows, padded; a row without context has an all-zero mask."""
+        rows, filler = self.context_rows(texts), self._filler
         longest = max([1, *map(len, rows)])
         return {
-            "context_input_ids": [row + [filler or 0] * (longest - len(row)) for row in rows],
+            "context_input_ids": [row + [filler] * (longest - len(row)) for row in rows],
             "context_attention_mask": [[1] * len(row) + [0] * (longest - len(row)) for row in rows],
         }
 
@@ -205,6 +216,12 @@ class ContextProcessorMixin:
         for name, processor in self.picture_processors.items():
             processor.save_pretrained(Path(save_directory) / FOLDER / name)
         return saved
+
+
+def takes_suffix(processor: Any) -> bool:
+    """Whether an answer is an argument of its own (PaliGemma's ``suffix``) and no part of the text: what stands there
+    looks at itself in both directions, so that an answer in it would be read before it is said."""
+    return isinstance(processor, PaliGemmaProcessor)
 
 
 def pictures_of_rows(images: Any, texts: Sequence[str], tags: Sequence[str | None]) -> list[list[Any]]:
@@ -233,12 +250,9 @@ def pictures_of_rows(images: Any, texts: Sequence[str], tags: Sequence[str | Non
     return [[next(rest) for _ in range(count)] for count in counts]
 
 
-def _as_tensors(lists: dict[str, Any], kind: str | None) -> dict[str, Any]:
-    if kind != "pt":
-        return lists
-    import torch
-
-    return {name: torch.tensor(value) for name, value in lists.items()}
+def _as_tensors(lists: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Of the kind that the library was asked for (``pt``, ``np``); lists where it was asked for none."""
+    return dict(BatchFeature(lists, tensor_type=kind))
 
 
 @cache
@@ -298,8 +312,3 @@ def detach_from_processor(processor: Any) -> None:
         processor.__class__ = processor.plain_class  # type: ignore[attr-defined]
         for ours in OURS:
             processor.__dict__.pop(ours, None)
-
-
-def load_context_tokenizer_from(folder: Path) -> Any:
-    """The context tokenizer saved beside a model or adapter."""
-    return AutoTokenizer.from_pretrained(folder / TOKENIZER_FOLDER, trust_remote_code=False)

@@ -5,7 +5,7 @@ whose; for rendered text the markers of the model's own chat template are looked
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,6 +62,18 @@ def without_tags(text: str, tags: Sequence[str]) -> str:
     return text.strip()
 
 
+def one_per_row(context: Any, num_rows: int) -> list[str | None]:
+    """What a caller gave as ``context=``, as a list with a text or None for each row; else ``DataError``."""
+    fix = "pass context= with one text (or None) per row"
+    given = [context] if isinstance(context, str) or not isinstance(context, Iterable) else list(context)
+    wrong = next((one for one in given if not isinstance(one, str | None)), None)
+    if wrong is not None:
+        raise DataError("a context that is no text", why=f"it is of type {type(wrong).__name__}", fix=fix)
+    if len(given) != num_rows:
+        raise DataError(f"{len(given)} contexts for {num_rows} texts", fix=fix)
+    return given
+
+
 def said_until(turns: Sequence[str]) -> list[str]:
     """For each turn of the user all that was said up to it, one turn per line: what a head is told."""
     return ["\n".join(turns[: number + 1]) for number in range(len(turns))]
@@ -88,13 +100,16 @@ class TemplateMarkers:
 
     opening: str
     """Before the first user turn: begin token, system text, the user's marker."""
+    user: str
+    """The user's marker alone, as it stands behind a system message."""
     to_assistant: str
     to_user: str
 
     @classmethod
-    def of(cls, render: Callable[[list[dict[str, Any]]], str]) -> "TemplateMarkers":
+    def of(cls, render: Callable[[list[dict[str, Any]]], str], begin: str | None = None) -> "TemplateMarkers":
         """Learns the markers from what the template makes of a conversation of known words.
 
+        ``begin`` is the tokenizer's begin token: the template may write it right before the user's marker.
         Raises ``DataError`` for a template that does not keep turns apart.
         """
         pairs = zip(("user", "assistant", "user"), _TURNS, strict=True)
@@ -103,8 +118,11 @@ class TemplateMarkers:
         first, answer, second = (rendered.find(turn) for turn in _TURNS)
         if not 0 <= first < answer < second:
             raise DataError("the chat template does not show its turns", fix="pass context= with one text per row")
+        opening = alone[: alone.find(_TURNS[0])].strip()
+        last_line = opening.split("\n")[-1].strip()
         markers = cls(
-            opening=alone[: alone.find(_TURNS[0])].strip(),
+            opening=opening,
+            user=last_line.removeprefix(begin or "").strip() or last_line,
             to_assistant=rendered[first + len(_TURNS[0]) : answer].strip(),
             to_user=rendered[answer + len(_TURNS[1]) : second].strip(),
         )
@@ -115,20 +133,34 @@ class TemplateMarkers:
     def user_turns(self, text: str) -> list[str]:
         """Texts of the user's turns; none if the text holds no turn of the user.
 
-        Raises ``DataError`` where the markers do not tell the turns apart.
+        Raises ``DataError`` where the markers do not tell the turns apart: an answer that holds the user's marker
+        would be taken for what the user says. One that holds both in turn looks like two turns and is not found out.
         """
-        user_marker = self.opening.split("\n")[-1].strip()
-        if not any(marker in text for marker in (self.to_assistant, self.to_user, user_marker)):
+        if not any(marker in text for marker in (self.to_assistant, self.to_user, self.user)):
             return []
-        body = text.strip()
+        begun, body = self._at_first_turn(text.strip())
+        parts = body.split(self.to_user)
+        answers = [part.count(self.to_assistant) for part in parts]
+        is_prompt = answers == [0] and self.to_assistant not in begun
+        if any(number != 1 for number in answers) and not is_prompt:
+            part = next(part for part, number in zip(parts, answers, strict=True) if number != 1)
+            raise DataError(
+                "cannot tell the turns of a rendered chat apart",
+                where=f"at '{' '.join(part.split())[:60]}'",
+                why="a turn holds what the template writes between turns, or a question behind others has no answer",
+                fix="pass context= with one text per row, or tokenize with apply_chat_template",
+            )
+        return [part.split(self.to_assistant)[0].strip() for part in parts]
+
+    def _at_first_turn(self, body: str) -> tuple[str, str]:
+        """What stands before the first turn of the user, and the rest from its text on."""
         if self.opening and body.startswith(self.opening):
-            body = body[len(self.opening) :]
-        elif user_marker in body:
-            body = body[body.index(user_marker) + len(user_marker) :]
-        else:
+            return "", body[len(self.opening) :]
+        if self.user not in body:
             raise DataError(
                 "cannot find the user's turn in the prompt",
                 why=f"it does not begin with '{self.opening}'",
                 fix="render it with apply_chat_template, or pass context=",
             )
-        return [part.split(self.to_assistant)[0].strip() for part in body.split(self.to_user)]
+        begun, _, rest = body.partition(self.user)
+        return begun, rest

@@ -50,24 +50,27 @@ def stand_in_encoder(model: nn.Module) -> None:
         encoder.encoder = _NoEncoder(encoder.dim)
 
 
-def _pictures(model: nn.Module, number: int, side: int | None) -> tuple[dict[str, Tensor], int]:
-    """The pictures' part of a batch, and the image tokens of one picture."""
+def _pictures(model: nn.Module, rows: int, images: int, side: int | None) -> tuple[dict[str, Tensor], int]:
+    """The pictures' part of a batch with that many rows and pictures in each, and the image tokens of one picture."""
     vlm, attachment = VLM.of(model), attachment_of(model)
     config = vlm.config
-    pictures, tokens = vlm.family.pictures(config, number, side)
+    pictures, tokens = vlm.family.pictures(config, rows * images, side)
+    units = vlm.family.units(config, pictures, 0)
     if attachment.image_tokens is not None:  # a method changed their number
         tokens = attachment.image_tokens
     if tokens is None:
         tokens = vlm.image_tokens
     if tokens is None:
-        tokens = int(vlm.family.units(config, pictures, 0).placeholders[0])
+        tokens = int(units.placeholders[0])
+    if units.rows is not None:  # they came one to a row of pixels, and rows of pixels are those of the batch
+        pictures = {name: value.reshape(rows, -1, *value.shape[2:]) for name, value in pictures.items()}
     return pictures, tokens
 
 
 def tokens_of_picture(model: nn.Module, side: int | None) -> int:
     """Image tokens of a picture in the language model's sequence."""
     with Shapes():
-        return _pictures(model, 1, side)[1]
+        return _pictures(model, 1, 1, side)[1]
 
 
 def shape_batch(model: nn.Module, shape: BatchShape) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def shape_batch(model: nn.Module, shape: BatchShape) -> dict[str, Any]:
     ids = torch.full((shape.rows, shape.tokens), word)
     batch: dict[str, Any] = {"attention_mask": torch.ones_like(ids)}
     if shape.images:
-        pictures, tokens = _pictures(model, shape.rows * shape.images, shape.side)
+        pictures, tokens = _pictures(model, shape.rows, shape.images, shape.side)
         batch |= pictures
         start = getattr(vlm.config, "vision_start_token_id", None)
         for number in range(shape.images):  # one other token before each, so that neighbours stay apart

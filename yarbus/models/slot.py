@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import local
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ class Context:
     """[batch, tokens]"""
     num_turns: int = 1
     """Texts per row of the batch."""
+    question_ids: Tensor | None = None
+    """The texts as the batch brought them, in the text encoder's tokens."""
     num_rows: int = 0
     """Rows of the batch."""
     image_keys: Tensor | None = None
@@ -70,7 +73,8 @@ class Context:
     def turn_of_position(self, length: int) -> Tensor:
         """[batch, length] turn whose answer each position writes: the position before an answer's first token as well.
 
-        A position behind an answer belongs to the next turn. While decoding, new tokens belong to a row's last turn.
+        A position behind an answer belongs to the next turn. New tokens of a generation belong to a row's last turn,
+        and so do all positions of a row without an answer: it is a prompt.
         """
         assert self.prompt_mask is not None
         last = self.prompt_mask.any(dim=-1).sum(dim=1, keepdim=True).clamp(min=1) - 1
@@ -85,7 +89,8 @@ class Context:
             return last.expand(-1, length)
         following = torch.nn.functional.pad(index, (0, 1), value=-1)[:, 1:]
         answered = index.cummax(dim=1).values
-        return torch.where(following >= 0, following, torch.where(index >= 0, index, answered + 1)).minimum(last)
+        found = torch.where(following >= 0, following, torch.where(index >= 0, index, answered + 1)).minimum(last)
+        return torch.where((index < 0).all(dim=1, keepdim=True), last, found)
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,13 @@ class Recorder:
 class ContextSlot:
     """Shared by all inserted modules of a model; not a module, so that it stays out of checkpoints.
 
-    Copies of a model share it: fine one after the other, not for two forwards at once in threads.
+    Copies of a model share it. Each thread has a context of its own, so that forwards may run at once; a backward that
+    recomputes blocks in a thread of autograd's is handed the context there (``models.recompute``). The rest is one for
+    all threads.
     """
 
     def __init__(self) -> None:
-        self.context: Context | None = None
+        self._of_thread = local()
         self.recorder: Recorder | None = None
         self.head_listens = False
         """True once a head method wants the context of every forward, those without pictures and each decoding step
@@ -137,6 +144,22 @@ class ContextSlot:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ContextSlot":
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a thread holds is no part of a pickled model."""
+        return {name: value for name, value in vars(self).items() if name != "_of_thread"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _of_thread=local())
+
+    @property
+    def context(self) -> Context | None:
+        """That of the forward that runs in this thread; None outside of one."""
+        return getattr(self._of_thread, "context", None)
+
+    @context.setter
+    def context(self, context: Context | None) -> None:
+        self._of_thread.context = context
 
     def read(self) -> Context:
         """The context of the forward that is running; outside of one this raises."""

@@ -72,9 +72,12 @@ class Family:
     beside_projector: tuple[str, ...] = ()
     """Modules and parameters below the base model that belong to the projector though they lie beside it: vectors
     between rows of tokens, projectors of what earlier blocks have seen."""
-    cross_attends: bool = False
-    """Whether the language model looks at images in layers of its own, instead of having their tokens in its sequence.
-    """
+    cross_blocks: Callable[[Any], Sequence[int]] | None = None
+    """config -> indices of the language blocks that look at images, and do not run on words alone; None where images
+    have their tokens in the language model's sequence."""
+    images_are_embeddings: bool = True
+    """Whether embeddings in a sequence that is read causally are all that the language model is told of pictures; not
+    where a picture's tokens look at each other both ways, or where deeper blocks are handed features of their own."""
     vision_config: str = "vision_config"
     """Attribute of the config that holds the tower's."""
     language_blocks: str = "layers"
@@ -86,6 +89,11 @@ class Family:
     pictures: Callable[[Any, int, int | None], tuple[dict[str, Tensor], int | None]] = fixed_size
     """(config, number, side in pixels) -> the forward's keyword arguments of pictures that show nothing, for
     ``yarbus plan`` and for dummies, and the image tokens of one, None where the family's own count holds."""
+
+    @property
+    def cross_attends(self) -> bool:
+        """Whether the language model looks at images in blocks of its own."""
+        return self.cross_blocks is not None
 
 
 @dataclass(frozen=True, kw_only=True)

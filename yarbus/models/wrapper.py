@@ -8,11 +8,14 @@ Everything else stays the library's.
 
 import inspect
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
+from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.models.channel import channel_of
 from yarbus.models.context import context_of, refuse_videos, row_keys
 from yarbus.models.recompute import bind
@@ -21,6 +24,8 @@ from yarbus.models.vlm import VLM
 VARIANT = "yarbus"
 """Weights variant of a full model: plain ``from_pretrained`` finds no weights instead of re-initialising ours."""
 
+PLAIN = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+"""What plain ``from_pretrained`` looks for."""
 BETWEEN = "__"
 """Stands between a class's name and those of its encoders, which hold no two underscores."""
 
@@ -31,7 +36,11 @@ class ContextMixin:
     @property
     def _no_split_modules(self) -> set[str]:
         """As the library's, with the vision blocks: some families list their attention alone, so that what shards by
-        this list would leave the rest of a block, with all that is inserted there, in the root's one unit."""
+        this list would leave the rest of a block, with all that is inserted there, in the root's one unit.
+
+        The text encoder's blocks are not in it: its results are cached, so that processes run it at different times,
+        and one that runs a unit waits for all others.
+        """
         blocks = VLM.of(self).blocks()  # type: ignore[arg-type]
         return {*(self.__dict__.get("_no_split_modules") or ()), *(type(block).__name__ for block in blocks)}
 
@@ -49,6 +58,14 @@ class ContextMixin:
             enable=enable, gradient_checkpointing_func=checkpoint, **kwargs
         )
 
+    def _replicate_for_data_parallel(self) -> Any:
+        """``nn.DataParallel``, which Trainer takes for several GPUs in one process, cuts a batch into parts."""
+        raise ConfigError(
+            "nn.DataParallel is not supported",
+            why="it shares out pictures and rows by number, so that pictures would answer to questions of other rows",
+            fix="start a process per GPU (torchrun, accelerate launch), or let it see one GPU (CUDA_VISIBLE_DEVICES)",
+        )
+
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
@@ -56,7 +73,10 @@ class ContextMixin:
         base = self.base_model  # type: ignore[attr-defined]
         context = None
         if model_kwargs.get("pixel_values") is not None:
-            context = context_of(base, inputs_tensor, model_kwargs, model_kwargs)
+            ids = model_kwargs.get("input_ids") if inputs_tensor.is_floating_point() else inputs_tensor
+            if ids is not None and ids.shape[1] == 0:  # what the library makes up beside embeddings
+                ids = None
+            context = context_of(base, ids, model_kwargs, model_kwargs)
         with base.context_slot.holding(context):
             prepared = super()._maybe_prepare_encoder_kwargs_for_generation(  # type: ignore[misc]
                 inputs_tensor, model_kwargs, *args, **kwargs
@@ -95,8 +115,18 @@ class ContextMixin:
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """As the library's, under the weights variant ``yarbus`` and with what ``yarbus.load`` needs in the config.
 
-        So do Trainer's checkpoints and whatever else saves a model by this call.
+        So do Trainer's checkpoints and whatever else saves a model by this call. A folder with plain weights, such as
+        the base's, is refused: plain ``from_pretrained`` would take those for the model.
         """
+        folder = Path(save_directory)
+        found = next((name for name in PLAIN if (folder / name).exists()), None)
+        if found is not None:
+            raise CheckpointError(
+                "a plain model lies here",
+                where=folder / found,
+                why="beside ours, plain from_pretrained would load its weights without a word",
+                fix="name another folder, or remove the plain model's weights",
+            )
         from yarbus.models.save import describe  # it imports this file
 
         self.config.yarbus = describe(self)  # type: ignore[attr-defined, arg-type]
@@ -104,6 +134,9 @@ class ContextMixin:
             super().save_pretrained(save_directory, **{"variant": VARIANT, **kwargs})  # type: ignore[misc]
         finally:
             del self.config.yarbus  # type: ignore[attr-defined]
+        has_written = kwargs.get("is_main_process", True)
+        if has_written and any(folder.glob(f"model.{VARIANT}-*.safetensors")):  # an older whole file would go first
+            (folder / f"model.{VARIANT}.safetensors").unlink(missing_ok=True)
 
 
 def context_class(cls: Any, encoders: tuple[str, ...] = ()) -> type:

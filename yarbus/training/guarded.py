@@ -398,7 +398,7 @@ class Guarded(Trainer):
             (args.load_best_model_at_end, "load_best_model_at_end", "checkpoints are ours", "load the one you want"),
             (args.auto_find_batch_size, "auto_find_batch_size", "a resume would not be exact", "set the batch size"),
             (args.enable_jit_checkpoint, "enable_jit_checkpoint", "checkpoints are ours", "leave it off"),
-            (args.n_gpu > 1, "DataParallel", "the question's slot is per process", "use torchrun or one GPU"),
+            (args.n_gpu > 1, "DataParallel", "it parts pictures from their rows", "use torchrun or one GPU"),
         ):
             if refused:
                 raise ConfigError(f"{setting} is not supported", why=why, fix=fix)

@@ -6,7 +6,7 @@ first, and all of a row of words alone) look evenly at everything their row has,
 empty images are read as well: they answer to their row's question, and a row of words needs one beside pictures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,11 @@ def all_layers_side_by_side(config: Any) -> int:
     return config.vision_config.vision_output_dim
 
 
+def blocks_that_look_across(config: Any) -> Sequence[int]:
+    """Of the language model."""
+    return config.text_config.cross_attention_layers
+
+
 MLLAMA = Family(
     config="MllamaConfig",
     vision_tower="vision_model",
@@ -39,6 +44,6 @@ MLLAMA = Family(
     language_model="language_model",
     units=images_of_rows,
     feature_dim=all_layers_side_by_side,
-    cross_attends=True,
+    cross_blocks=blocks_that_look_across,
     pictures=cross_attended,
 )

@@ -2,7 +2,8 @@
 
 Each function is a ``Family.pictures``: it takes (config, number of pictures, their side in pixels or None for the usual
 one; 1 is as small as the family takes) and gives the forward's keyword arguments and the image tokens of one picture in
-the language model's sequence, None where the family's own count holds. Pixels mean nothing.
+the language model's sequence, None where the family's own count holds. Pixels mean nothing. Where pixels stand in rows
+of the batch, each picture is a row of its own: ``models.shape_batch`` puts several into one.
 """
 
 from typing import Any
