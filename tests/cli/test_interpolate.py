@@ -31,6 +31,11 @@ def test_alphas_are_a_range_or_a_list(text, expected):
     assert alphas_of(text) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("text", ["0.09:1:0.07", "0:1:0.1", "0.3:0.9:0.2"])
+def test_a_range_ends_at_the_stop_as_it_was_written(text):
+    assert alphas_of(text)[-1] == float(text.split(":")[1])
+
+
 @pytest.mark.parametrize(
     "text", ["", "a", "0:1", "0:1:0", "0:1:-0.1", "1:0:0.1", "0:1:0.3", "0:1:nan", "0:inf:1", "0:1:1e-9"]
 )

@@ -49,6 +49,7 @@ def test_with_a_train_set_it_fits_a_probe(place, capsys):
     [
         (["dino", "--benchmarks", "classes:test"], "no text side"),
         (["siglip", "--benchmarks", "classes:test", "--features", "pooled"], "without --train"),
+        (["siglip", "--benchmarks", "classes:test", "--seeds", "3"], "without --train"),
         (["siglip", "--benchmarks", "classes:test", "--train", "classes:train", "--prompts", "one"], "--prompts and"),
         (["siglip", "--benchmarks", ","], "no benchmarks named"),
         (["siglip", "--benchmarks", "tinyworld/read"], "has no classes"),
@@ -69,4 +70,4 @@ def test_a_model_that_answers_is_sent_to_evaluate(place, capsys):
     assert run(["probe", "llava", "--benchmarks", "classes:test"]) == 2
     assert "yarbus evaluate" in capsys.readouterr().err
     assert run(["probe", "llava", "--benchmarks", "classes:test", "--train", "classes:train", "--epochs", "2"]) == 0
-    assert list((place / "runs" / "llava" / "analysis").rglob("*-last.json"))
+    assert list((place / "runs" / "llava" / "analysis").rglob("*-last-*.json"))

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -194,3 +195,24 @@ def test_a_data_set_is_a_benchmark_too(tiny, tmp_path):
     assert record["metrics"]["accuracy"]["chance"] == 0.5
     rows = read_jsonl(benchmark_folder(tmp_path / "run", name, "official") / "replies.jsonl")
     assert [row["images"] for row in rows] == [[f"{tmp_path}/pets/test:{row}"] for row in range(2)]
+
+
+def test_classes_without_a_picture_are_names_to_choose_from_too(tiny, tmp_path, monkeypatch):
+    datasets.disable_progress_bars()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "dog", "cat"])})
+    pictures = [Image.new("RGB", (28, 28), (100 * row, 0, 0)) for row in range(2)]
+    datasets.Dataset.from_dict({"image": pictures, "label": [0, 1]}, features=features).save_to_disk(tmp_path / "pets")
+    monkeypatch.setattr(
+        runner, "generate", lambda model, processor, samples, protocol: ["an ant, a cat"] * len(samples)
+    )
+    name = f"dataset:{tmp_path}/pets#closed=all"
+    scores = evaluate(*tiny, [name], tmp_path / "run", progress=False)[name]
+    assert scores["metrics"]["accuracy"]["chance"] == pytest.approx(1 / 3)
+    assert scores["metrics"]["whole_words"]["value"] == 0.5 and scores["metrics"]["only"]["value"] == 0.0
+    shutil.rmtree(tmp_path / "pets")
+    place = benchmark_folder(tmp_path / "run", name, "official")
+    assert rescore(place) == scores
+    identity = json.loads((place / "identity.json").read_text())
+    del identity["classes"]  # as replies were kept before: only what was shown is known
+    (place / "identity.json").write_text(json.dumps(identity))
+    assert rescore(place)["metrics"]["accuracy"]["chance"] == 0.5

@@ -131,10 +131,35 @@ def test_replies_under_other_prompts_are_not_mixed(pair, folder, tmp_path):
         zero_shot(pair, [name], tmp_path / "run", progress=False)
 
 
+def test_replies_of_another_architecture_are_not_mixed(folder, tmp_path):
+    place, name = PAIRS["clip"](tmp_path / "clip"), f"classes:{folder}"
+    zero_shot(load_bare_encoder(str(place)), [name], tmp_path / "run", progress=False)
+    config = json.loads((place / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (place / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MismatchError, match="replies of another model"):
+        zero_shot(load_bare_encoder(str(place)), [name], tmp_path / "run", progress=False)
+
+
 def test_an_encoder_without_a_text_side_is_refused_with_the_reason(folder, tmp_path):
     encoder = load_bare_encoder(str(ENCODERS["dino"](tmp_path / "dino")))
     with pytest.raises(ConfigError, match="Dinov2Model cannot classify without training: .*no text side.*linear probe"):
         zero_shot(encoder, [f"classes:{folder}"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("widths", "why"),
+    [
+        ((None, 24), "it gives several vectors of a picture, or none"),
+        ((24, None), "it gives several vectors of a text, or none"),
+        ((24, 20), "its vector of a picture has 24 numbers, that of a text 20"),
+    ],
+)
+def test_sides_that_cannot_be_compared_are_refused_with_the_reason(pair, folder, tmp_path, monkeypatch, widths, why):
+    monkeypatch.setattr(type(pair), "widths", lambda self: widths)
+    with pytest.raises(ConfigError, match=f"cannot classify without training: .*{why}"):
+        zero_shot(pair, [f"classes:{folder}"], tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 

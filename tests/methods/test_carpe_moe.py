@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import yarbus
 from tests import tiny
+from tests.matrix.cells import as_after_training, logits
 from tests.methods.shared_encoders import gradients_of, shared_model
 from tests.methods.test_carpe import OPTIONS, families, stepwise
-from tests.methods.test_every_method import as_after_training, logits
 from tests.models.batches import QUESTIONS, ask
 from tests.tiny.further_encoders import clip_vision, encoder_folder
 from yarbus.core.errors import ConfigError, DataError, MismatchError
@@ -144,6 +144,19 @@ def test_a_batch_without_an_encoders_pictures_is_refused_by_name(pictures):
         model(**{**batch, "context_pixel_values_siglip": batch["context_pixel_values_siglip"][:1]})
     with pytest.raises(DataError, match="not those of the base's tower"):
         model(**{**batch, "context_picture_counts": torch.tensor([2, 0])})
+
+
+def test_counts_that_give_a_row_another_rows_picture_are_refused(pictures):
+    model, processor = attached()
+    shown = [[pictures[0]], [pictures[1], pictures[2]]]
+    turns = [[{"type": "image"}] * len(own) + [{"type": "text", "text": "which ?"}] for own in shown]
+    messages = [[{"role": "user", "content": turn}] for turn in turns]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    batch = dict(processor(images=shown, text=text, padding=True, return_tensors="pt"))
+    swapped = {**batch, "context_picture_counts": torch.tensor([2, 1])}
+    for call in (lambda: model(**swapped), lambda: model.generate(**swapped, **OPTIONS)):
+        with pytest.raises(DataError, match=r"counts \[2, 1\] by row, the tower is shown \[1, 2\]"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -515,6 +528,15 @@ def test_another_encoder_is_refused_with_both_fingerprints(pictures, tmp_path):
         yarbus.load_adapter(base, its_processor, tmp_path / "adapter")
     assert told.value.exit_code == 78 and encoders_of(model)["clip"].fingerprint in str(told.value)
     assert type(base).__name__ == "LlavaForConditionalGeneration"
+
+
+def test_an_encoder_of_the_same_weights_that_computes_otherwise_is_refused(tmp_path):
+    model, processor = attached(method=CARPE(encoders=folders("cumo")))
+    yarbus.save_adapter(model, tmp_path, processor)
+    file = tmp_path / "vision_encoders" / "cumo" / "config.json"
+    file.write_text(file.read_text().replace('"top_k": 2', '"top_k": 1'))
+    with pytest.raises(MismatchError, match="vision encoder 'cumo' is another one.*with top_k 2, this has 1"):
+        yarbus.load_adapter(*tiny.llava(), tmp_path)
 
 
 def test_detaching_takes_the_encoders_away(pictures):

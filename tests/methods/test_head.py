@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import yarbus
 from tests import tiny
+from tests.matrix.cells import as_after_training
 from tests.methods.test_carpe import OPTIONS, attached, families
-from tests.methods.test_every_method import as_after_training
 from tests.models.batches import QUESTIONS, ask
 from yarbus.core.errors import DataError
 from yarbus.methods import CARPE, LEVI

@@ -294,6 +294,17 @@ def test_equal_tensors_under_another_option_are_refused(place, tmp_path):
         yarbus.interpolate(tmp_path / "dense", tmp_path / "merged", out=tmp_path / "x")
 
 
+def test_an_encoder_of_equal_weights_that_computes_otherwise_is_refused(place, text_encoder, tmp_path):
+    options = {"vision": CoVFT(num_experts=2, context_dim=16), "text_encoder": text_encoder}
+    write_adapter(tmp_path / "a", str(place / "base"), 1, **options)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    description = json.loads((tmp_path / "b" / "adapter.json").read_text())
+    description["text_encoder"]["config"]["hidden_act"] = "relu"
+    (tmp_path / "b" / "adapter.json").write_text(json.dumps(description))
+    with pytest.raises(MismatchError, match=r"text encoder\.hidden_act is not the same.*first: gelu, second: relu"):
+        yarbus.interpolate(tmp_path / "a", tmp_path / "b", out=tmp_path / "x")
+
+
 def test_a_place_named_frozen_is_a_place_not_named(place, tmp_path):
     write_adapter(tmp_path / "more", str(place / "base"), 3, projector="full", vision="bitfit", language="frozen")
     assert yarbus.interpolate(place / "a", tmp_path / "more", out=tmp_path / "x").is_dir()
@@ -337,6 +348,31 @@ def test_an_adapter_of_a_model_without_a_name_needs_its_base_only_for_folding(pl
     with pytest.raises(CheckpointError, match="does not name its base"):
         yarbus.interpolate(tmp_path / "a", tmp_path / "b", out=tmp_path / "x")
     assert yarbus.interpolate(place / "base", tmp_path / "b", out=tmp_path / "x").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda config: config.update(vision_feature_layer=-1),
+            r"config\.vision_feature_layer .*first: -2, second: -1",
+        ),
+        (lambda config: config["text_config"].update(rms_norm_eps=0.1), r"config\.text_config\.rms_norm_eps .*0\.1"),
+        (lambda config: config.update(use_cache=False, dtype="bfloat16", architectures=None, pad_token_id=7), None),
+        (lambda config: config.pop("vision_feature_select_strategy"), None),  # its default
+    ],
+)
+def test_equal_tensors_that_are_computed_with_otherwise_are_refused_by_the_first_entry(change, told, place, tmp_path):
+    shutil.copytree(place / "base", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    change(config)
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    if told is None:
+        assert yarbus.interpolate(place / "base", tmp_path / "other", out=tmp_path / "x").is_dir()
+        return
+    with pytest.raises(MismatchError, match=f"{told}.*fix: blend two that compute alike"):
+        yarbus.interpolate(place / "base", tmp_path / "other", out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_other_models_and_quantised_ones_are_refused(place, tmp_path):

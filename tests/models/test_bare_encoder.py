@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import FlavaConfig, FlavaModel
 
 from tests.tiny.encoders import ENCODERS, PAIRS
 from yarbus.core.errors import ConfigError
@@ -72,6 +75,32 @@ def test_a_vision_half_loads_by_itself_and_has_no_text_side(tmp_path, pictures):
     torch.testing.assert_close(
         half.image_features(pictures[:1], "patches"), whole.image_features(pictures[:1], "patches")
     )
+
+
+def test_a_pair_without_its_tokenizer_is_refused(tmp_path):
+    PAIRS["clip"](tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="cannot load the tokenizer of encoder"):
+        load_bare_encoder(str(tmp_path))
+
+
+def test_a_pair_that_gives_several_vectors_of_a_picture_is_told_and_not_compared(tmp_path, pictures):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    words = {**sizes, "vocab_size": 20, "pad_token_id": 0}
+    codes = {"num_groups": 1, "hidden_size": 4, "vocab_size": 8}
+    flava = FlavaModel(
+        FlavaConfig(
+            image_config={**sizes, "image_size": 28, "patch_size": 14}, text_config=words, multimodal_config=sizes,
+            image_codebook_config=codes, projection_dim=16,
+        )
+    )  # fmt: skip
+    clip = load_bare_encoder(str(PAIRS["clip"](tmp_path)))
+    encoder = replace(clip, model=flava.eval())
+    assert clip.widths() == (24, 24) and encoder.widths() == (None, None)
+    with pytest.raises(ConfigError, match=r"FlavaModel gives no pooled feature.*--features patches"):
+        encoder.image_features(pictures[:1])
+    with pytest.raises(ConfigError, match=r"FlavaModel shows no tokens.*it returns FlavaModelOutput"):
+        encoder.image_features(pictures[:1], "patches")
 
 
 def test_what_is_no_encoder_is_refused_by_name(tmp_path):

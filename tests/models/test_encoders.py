@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model, PixtralVisionConfig, PixtralVisionModel
+from transformers import PixtralVisionConfig, PixtralVisionModel, SiglipVisionModel
 
 from tests import tiny
 from tests.tiny.encoders import clip_folder, dino_folder, siglip_folder
 from tests.tiny.further_encoders import clip_pictures, clip_vision, encoder_folder, siglip_vision
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.models.encoders import EncoderSpec, VisionEncoder, load_encoder
+from yarbus.models.load import base_on_meta
 from yarbus.models.processor import pictures_of_rows
 from yarbus.models.vlm import VLM
 
@@ -92,11 +93,24 @@ def test_what_cannot_be_an_encoder_is_refused_with_the_reason(vlm, tmp_path):
 
 
 def test_an_encoder_whose_pooling_head_is_there_or_not_is_read(vlm, tmp_path):
-    model = siglip_vision()
+    model, pixels = siglip_vision(), torch.randn(1, 3, 42, 42)
     assert "head.probe" in model.state_dict()
     encoder = load_encoder("siglip", EncoderSpec(encoder_folder("siglip")), vlm)
     assert torch.equal(encoder.model.state_dict()["head.probe"], model.state_dict()["head.probe"])
-    assert Dinov2Model(Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).config.hidden_size == 8
+    model.config.vision_use_head = False
+    headless = SiglipVisionModel(model.config)
+    headless.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if "head." not in name})
+    headless.save_pretrained(tmp_path)
+    encoder.image_processor.save_pretrained(tmp_path)
+    assert torch.equal(load_encoder("siglip", EncoderSpec(str(tmp_path)), vlm)(pixels), encoder(pixels))
+
+
+def test_a_config_that_no_model_is_made_of_is_told_with_and_without_weights(vlm, tmp_path):
+    tiny.EVERY["molmo2"]()[0].config.vision_config.save_pretrained(tmp_path)
+    clip_pictures(28).save_pretrained(tmp_path)
+    for one in (vlm, VLM.of(base_on_meta(vlm.config.to_dict()))):
+        with pytest.raises(ConfigError, match="cannot load vision encoder 'one'"):
+            load_encoder("one", EncoderSpec(str(tmp_path)), one)
 
 
 # ---- pictures of rows ----

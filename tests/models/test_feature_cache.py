@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from transformers import CLIPVisionModel
 
 from tests.tiny.further_encoders import clip_vision
 from yarbus.core.errors import CheckpointError
@@ -134,16 +135,28 @@ def test_an_encoders_features_hang_on_its_weights_layer_precision_and_pixels(tmp
     other = clip_vision()
     with torch.no_grad():
         other.encoder.layers[0].mlp.fc2.weight.neg_()
+    config = clip_vision().config
+    config.hidden_act = "gelu"
+    active = CLIPVisionModel(config).eval()
+    active.load_state_dict(clip_vision().state_dict())
     for change in (
-        lambda: encode(clip_vision(), pixels + 1e-6),
+        lambda: encode(clip_vision(), pixels + 1e-3),
         lambda: encode(clip_vision(), pixels, layer=-1),
         lambda: encode(clip_vision().to(torch.bfloat16), pixels),
+        lambda: encode(clip_vision().to(torch.bfloat16).float(), pixels),
+        lambda: encode(active, pixels),
         lambda: encode(other, pixels),
     ):
         before = len(runs)
-        assert not torch.equal(change().float(), first) or len(runs) == before + 2
-        assert len(runs) == before + 2
+        assert not torch.equal(change().float(), first) and len(runs) == before + 2
     with torch.autocast("cpu", torch.bfloat16):
         before = len(runs)
         encode(clip_vision(), pixels)
         assert len(runs) == before + 2
+
+
+def test_an_encoder_that_is_rounded_after_its_first_picture_does_not_keep_its_old_name(tmp_path):
+    encoder, pixels = VisionEncoder(clip_vision(), EncoderSpec("x")), torch.randn(1, 3, 28, 28)
+    encoder.cache = FeatureCache(tmp_path, 10**6)
+    first = encoder(pixels)
+    assert not torch.equal(encoder.to(torch.bfloat16).float()(pixels), first)

@@ -144,6 +144,28 @@ def test_every_reply_is_on_disk_beside_the_record(train, test, tmp_path):
         assert found["interval"].startswith("bootstrap") and len(found["by_seed"]) == 2
 
 
+def test_no_record_is_lost_to_one_of_another_model_set_or_option(train, test, tmp_path):
+    other, run = write(tmp_path / "other", 3, seed=2), tmp_path / "run"
+    options = [(planted(), test, (0,)), (planted(identity="b"), test, (0,)), (planted(), other, (0,))]
+    records = [
+        linear_probe(eyes, train, [name], run, seeds=seeds, epochs=2, progress=False)
+        for eyes, name, seeds in (*options, (planted(), test, (0, 1)))
+    ]
+    places = sorted((run / "analysis" / "linear_probe").iterdir())
+    assert len(places) == 8 and not any(place.name.endswith(".new") for place in places)
+    on_disk = [json.loads(place.read_text()) for place in places if place.suffix == ".json"]
+    assert all(json.loads(json.dumps(record)) in on_disk for record in records)
+    linear_probe(planted(), train, [test], run, epochs=2, progress=False)  # the same again
+    assert sorted((run / "analysis" / "linear_probe").iterdir()) == places
+
+
+def test_a_set_that_offers_names_is_refused(train, test, tmp_path):
+    for one, other in ((train, f"{test}#closed=2"), (f"{train}#closed=all", test)):
+        with pytest.raises(ConfigError, match="a probe chooses among all classes: .*leave #closed out"):
+            linear_probe(planted(), one, [other], tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_class_that_train_lacks_is_refused(test, tmp_path):
     two = write(tmp_path / "two", 5, {name: COLOURS[name] for name in ("red", "green")})
     with pytest.raises(DataError, match="train has no class 'blue'"):
@@ -183,6 +205,17 @@ def test_every_bare_encoder_can_be_probed(name, train, test, tmp_path):
     eyes = eyes_of(str(ENCODERS[name](tmp_path / "encoder")), "patches")
     record = linear_probe(eyes, train, [test], tmp_path / "run", solvers=("lbfgs",), progress=False)
     assert record["dim"] == 32 and record["tests"][test]["solvers"]["lbfgs"]["value"] > 0.9
+
+
+def test_an_identity_knows_the_architecture(tmp_path):
+    encoder = load_bare_encoder(str(ENCODERS["clip"](tmp_path)))
+    first = eyes_of_encoder(encoder).identity
+    encoder.model.config.vision_config.hidden_act = "relu"
+    assert eyes_of_encoder(encoder).identity != first
+    model, processor = tiny.FAMILIES["llava"]()
+    first = eyes_of_model(model, processor).identity
+    model.config.vision_feature_layer = -1
+    assert eyes_of_model(model, processor).identity != first
 
 
 def test_the_states_of_a_language_model_are_those_of_its_last_layer(test):

@@ -28,7 +28,8 @@ def alphas_of(text: str) -> list[float]:
     if len(parts) != 3 or not parts[2] > 0 or not (parts[1] - parts[0]) / parts[2] < MOST:
         raise ConfigError(f"alphas are '{text}'", why="they are no range of numbers", fix=f"write {ALPHAS}")
     start, stop, step = parts
-    found = [start + step * number for number in range(round((stop - start) / step) + 1)]
+    # Rounded, so that the stop is what was written: 0.09 + 13 * 0.07 is more than 1.
+    found = [round(start + step * number, 10) for number in range(round((stop - start) / step) + 1)]
     if not found or abs(found[-1] - stop) > 1e-9:
         raise ConfigError(f"alphas are '{text}'", why="the steps do not end at the stop", fix=f"write {ALPHAS}")
     return found

@@ -29,7 +29,9 @@ def probe(
         typer.Option(help="Probe: pooled or patches of an encoder; last, mean or vision of a vision-language model."),
     ] = None,
     solvers: Annotated[str | None, typer.Option(help="Probe: lbfgs,adam; both if left out.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Probe: how many times to hold out and fit.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Probe: how many times to hold out and fit; 1 if left out.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Probe: Adam's; 500 if left out.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
     output: Annotated[
@@ -42,7 +44,7 @@ def probe(
     chosen = names(benchmarks) or []
     if not chosen:
         raise ConfigError("no benchmarks named", fix="pass --benchmarks classes:PATH")
-    if train is None and (features, solvers, epochs) != (None, None, None):
+    if train is None and any(option is not None for option in (features, solvers, seeds, epochs)):
         raise ConfigError("a probe's option without --train", fix="add --train classes:PATH, or leave the option out")
     if train is not None and prompts is not None:
         raise ConfigError("--prompts and --train are both given", why="a probe reads no prompt", fix="leave one out")
@@ -51,7 +53,7 @@ def probe(
     if train is None:
         _zero_shot(model, chosen, prompts, folder, batch, json)
     else:
-        options = {"seeds": range(seeds), "batch": batch, "progress": not json}
+        options: dict[str, Any] = {"seeds": range(seeds or 1), "batch": batch, "progress": not json}
         options |= {} if epochs is None else {"epochs": epochs}
         options |= {} if solvers is None else {"solvers": names(solvers)}
         _linear(model, features, train, chosen, folder, options, json)

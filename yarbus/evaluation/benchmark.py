@@ -43,6 +43,8 @@ class Benchmark:
     protocols: Mapping[str, Protocol] = field(default_factory=lambda: {"official": Protocol()})
     metrics: Mapping[str, Metric] = field(default_factory=lambda: {"accuracy": accuracy})
     """The first one is the benchmark's headline number."""
+    classes: tuple[str, ...] = ()
+    """Names to choose from, where the set is one of classes. Judging replies again needs them, not the set."""
     kind: Literal["classification", "instruction"] | None = None
     """Which side of the forgetting panel it stands on; None goes by its name: ``classify...`` is classification."""
     chance: float | Mapping[str, float] | None = None

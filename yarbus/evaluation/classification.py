@@ -8,7 +8,8 @@ is generous: "ant" is found in "elephant", and all of a list that is merely repe
 """
 
 import re
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from random import Random
 
@@ -73,9 +74,20 @@ def _list_size(own: OwnName, names: tuple[str, ...]) -> int | None:
     return own.closed
 
 
-def read_choices(own: OwnName) -> list[tuple[Sample, tuple[str, ...]]]:
-    """One question per picture, whose answer is the name of the class, and the names that it may be: those that the
-    question offers, or every class."""
+@dataclass(frozen=True)
+class Choices:
+    """The questions of a set of classes, with the names to choose from."""
+
+    samples: list[Sample]
+    """One question per picture; its answer is the name of the class."""
+    offered: list[tuple[str, ...]]
+    """For each question the names that it may be: those that it offers, or every class."""
+    names: tuple[str, ...]
+    """Of all classes, those without a picture too: a data set may say more than it shows."""
+
+
+def read_choices(own: OwnName) -> Choices:
+    """The questions that a ``classes:`` or ``dataset:`` name stands for."""
     own.check()
     options = dict(own.options)
     if "names" in options:
@@ -84,40 +96,42 @@ def read_choices(own: OwnName) -> list[tuple[Sample, tuple[str, ...]]]:
     wording = samples[0].wording
     assert wording is not None, "both sources word their questions anew"
     size = _list_size(own, wording.names)
-    questions = []
+    found = Choices([], [], wording.names)
     for sample in samples:
         answer, question, names = sample.turns[-1], QUESTION, wording.names
         if size is not None:
             names = tuple(offered(answer.text, wording.names, size, Random(f"{own.seed} {sample.id}")))
             question = offering(QUESTION, names)
         turns = (Turn("user", f"{IMAGE_TAG}\n{question}"), answer)
-        questions.append((replace(sample, turns=turns, task=TASK, wording=None), names))
-    return questions
+        found.samples.append(replace(sample, turns=turns, task=TASK, wording=None))
+        found.offered.append(names)
+    return found
 
 
 def read_questions(own: OwnName) -> list[Sample]:
     """One question per picture; its answer is the name of the class."""
-    return [question for question, _ in read_choices(own)]
+    return read_choices(own).samples
 
 
-def _chance(own: OwnName, answers: list[str]) -> float:
-    """Saying the commonest class, or any one of a list; the list of all classes is as long as there are answers."""
+def _chance(own: OwnName, answers: list[str], names: tuple[str, ...]) -> float:
+    """Saying the commonest class, or any one of a list."""
     if own.closed is None:
         return commonest_answer(answers)
-    return 1 / (len(set(answers)) if own.closed == "all" else own.closed)
+    return 1 / (len(names) if own.closed == "all" else own.closed)
 
 
-def class_benchmark(own: OwnName, samples: list[Sample]) -> Benchmark:
-    """The benchmark of these questions."""
+def class_benchmark(own: OwnName, samples: list[Sample], names: Iterable[str] | None = None) -> Benchmark:
+    """The benchmark of these questions. ``names``: of all classes; None takes those of the answers."""
     answers = [sample.turns[-1].text for sample in samples]
-    names = tuple(sorted({answer.lower() for answer in answers}))
+    names = tuple(sorted(set(answers) if names is None else names))
+    lower = tuple(name.lower() for name in names)
     metrics: dict[str, Metric] = {
         "accuracy": accuracy,
         "whole_words": JudgedBy(whole_words),
         "exact": JudgedBy(exact),
-        "only": JudgedBy(partial(only, names=names)),
+        "only": JudgedBy(partial(only, names=lower)),
     }
-    chance = _chance(own, answers)
+    chance = _chance(own, answers, names)
     return Benchmark(
         name=own.name,
         paper="protocol of Zhang et al., arXiv:2405.18415",
@@ -129,6 +143,7 @@ def class_benchmark(own: OwnName, samples: list[Sample]) -> Benchmark:
             "zero_shot_ensemble": Protocol(name="zero_shot_ensemble", max_new_tokens=0, judge=exact, prompts=PROMPTS),
         },
         metrics=metrics,
+        classes=names,
         kind="classification",
         chance=dict.fromkeys(metrics, chance),
     )

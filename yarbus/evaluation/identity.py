@@ -17,6 +17,7 @@ from yarbus.core.errors import DataError
 from yarbus.data.collate import prompt_batch
 from yarbus.data.sample import Sample, Turn
 from yarbus.data.stored import Picture
+from yarbus.models.pretrained import config_hash
 
 LENGTH = 16
 """Hexadecimal digits kept of a hash."""
@@ -38,6 +39,11 @@ def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
 def model_fingerprint(model: torch.nn.Module) -> str:
     """Hash of every tensor of the model, whichever of them an adapter brought."""
     return _hash_tensors(model.state_dict())
+
+
+def function_fingerprint(model: Any) -> str:
+    """Hash of every tensor of the model and of what its config says is computed with them."""
+    return sha256(f"{model_fingerprint(model)} {config_hash(model.config)}".encode()).hexdigest()[:LENGTH]
 
 
 def prompt_fingerprint(processor: Any) -> str:

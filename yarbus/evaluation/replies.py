@@ -83,8 +83,11 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def claim(folder: Path, identity: Row, num_samples: int) -> None:
-    """Marks an empty folder with the identity of the replies to come, or refuses one that holds others."""
+def claim(folder: Path, identity: Row, about: Row) -> None:
+    """Marks an empty folder with the identity of the replies to come, or refuses one that holds others.
+
+    ``about``: what is kept beside the identity, for those who judge the replies again.
+    """
     path = folder / "identity.json"
     if path.exists():
         found = read_json(path)
@@ -103,7 +106,7 @@ def claim(folder: Path, identity: Row, num_samples: int) -> None:
             why="identity.json is gone",
             fix="delete the folder to start over",
         )
-    write_json(path, {**identity, "num_samples": num_samples})
+    write_json(path, {**identity, **about})
 
 
 def keep(folder: Path, hashes: dict[str, str]) -> dict[str, Row]:

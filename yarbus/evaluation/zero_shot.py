@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.core.own_names import OwnName, own_name
+from yarbus.core.progress import progress_of
 from yarbus.data.image import open_image
 from yarbus.data.sample import Sample
 from yarbus.evaluation.benchmark import Protocol
 from yarbus.evaluation.classification import class_benchmark, read_choices
 from yarbus.evaluation.folder import benchmark_folder
-from yarbus.evaluation.identity import LENGTH, model_fingerprint
-from yarbus.evaluation.progress import progress_of
+from yarbus.evaluation.identity import LENGTH, function_fingerprint
 from yarbus.evaluation.prompts import PLACE
 from yarbus.evaluation.replies import Row
 from yarbus.evaluation.runner import score_replies
@@ -42,12 +42,21 @@ def class_benchmark_name(name: str) -> OwnName:
 
 
 def check_text_side(encoder: BareEncoder) -> None:
-    """Raises for an encoder that cannot read the names of classes."""
+    """Raises for an encoder that gives no vector of a class's name that can be compared with one of a picture."""
+    why = ""
     if encoder.tokenizer is None:
+        why = "it has no text side: no name of a class can be compared with a picture"
+    else:
+        picture, text = encoder.widths()
+        if picture is None or text is None:
+            why = f"it gives several vectors of a {'picture' if picture is None else 'text'}, or none, instead of one"
+        elif picture != text:
+            why = f"its vector of a picture has {picture} numbers, that of a text {text}"
+    if why:
         raise ConfigError(
             f"{type(encoder.model).__name__} cannot classify without training",
             where=encoder.name,
-            why="it has no text side: no name of a class can be compared with a picture",
+            why=why,
             fix="use a pair such as CLIP or SigLIP, or fit a linear probe (--train)",
         )
 
@@ -124,13 +133,13 @@ def zero_shot(
     if protocol not in PROTOCOLS:
         raise ConfigError(f"no protocol '{protocol}' of an encoder", fix=f"use one of: {', '.join(PROTOCOLS)}")
     asked = {name: read_choices(class_benchmark_name(name)) for name in names}  # faults are told before the work
-    model, scores = model_fingerprint(encoder.model), {}
+    model, scores = function_fingerprint(encoder.model), {}
     for name, choices in asked.items():
-        benchmark = class_benchmark(class_benchmark_name(name), [sample for sample, _ in choices])
+        benchmark = class_benchmark(class_benchmark_name(name), choices.samples, choices.names)
         chosen: Protocol = benchmark.protocol(protocol)
-        classes = sorted({label for _, labels in choices for label in labels})
+        classes = sorted({label for labels in choices.offered for label in labels})
         tokens = _tokens_of(encoder, classes, chosen.prompts if prompts is None else prompts)
-        offered = {sample.id: names_of_row for sample, names_of_row in choices}
+        offered = dict(zip((sample.id for sample in choices.samples), choices.offered, strict=True))
         answer = _Nearest(encoder, classes, class_vectors(encoder, tokens, progress), offered)
         identity = {
             "benchmark": name,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yarbus.core.errors import ConfigError, DataError
-from yarbus.methods.context_prompt import ContextPrompt, SequenceInputs, no_question
+from yarbus.methods.context_prompt import ContextPrompt, SequenceInputs, looks_both_ways, no_question
 from yarbus.methods.encoders import EncoderMixture, raw_adapter
 from yarbus.methods.head import AFTER_ALL, MODULE, Head, refuse_unfit
 from yarbus.models.attachment import Attachment, Method, Start
@@ -238,7 +238,8 @@ class CARPE(Method):
     """``w_v`` of ``weighting`` fixed. 0 is the lm_head trained alone: nothing is inserted."""
     context_pass: Literal["text_only", "masked", "joint"] = "text_only"
     """What the context prompt sees: text without pictures, in a pass of its own; the sequence but for its pictures,
-    through states that have seen them; or the whole sequence. The last two are for ablation."""
+    through states that have seen them; or the whole sequence. The last two are for ablation, and refused where the
+    language model is told more of pictures than their embeddings (Gemma3, Molmo2, PaliGemma, Qwen3-VL)."""
     one_per: Literal["turn", "conversation"] = "turn"
     """A pair of weights for each answered turn, or the last turn's for all."""
     cross_attention: bool = True
@@ -327,8 +328,8 @@ class CARPE(Method):
 
     def attach(self, vlm: VLM, place: str, attachment: Attachment) -> None:
         refuse_unfit(vlm)
-        if self.context_pass != "text_only" and self.weighting == "context":
-            _refuse_attention(vlm, self.context_pass)
+        if self.reads_prompt:
+            _refuse_pass(vlm, "text_only" if self.weighting != "context" else self.context_pass)
         if self.train_lm_head:
             attachment.untie(vlm)
             attachment.train(list(vlm.lm_head.parameters()), group="head")
@@ -381,12 +382,19 @@ def branches(model: nn.Module, batch: Mapping[str, Any]) -> Branches:
     return Branches(found["columns"], found["is_text"], vision, language, found["vision_weight"])
 
 
-def _refuse_attention(vlm: VLM, context_pass: str) -> None:
-    """Raises where the language model would ignore a mask of our own."""
-    computed = getattr(vlm.language_model.config, "_attn_implementation", None)
-    if computed not in ("eager", "sdpa"):
+def _refuse_pass(vlm: VLM, context_pass: str) -> None:
+    """Raises where a second pass through the language model would not see what it should, or more."""
+    if context_pass != "text_only" and not vlm.family.images_are_embeddings:
         raise ConfigError(
-            f"context_pass '{context_pass}' does not work with attention '{computed}'",
+            f"context_pass '{context_pass}' does not work with {vlm.family.config}",
+            why="its language model is told more of pictures than their embeddings, which a second pass would lack",
+            fix="use context_pass 'text_only', or another model",
+        )
+    computed = getattr(vlm.language_model.config, "_attn_implementation", None)
+    needs_mask = context_pass != "text_only" or looks_both_ways(vlm.language_model)
+    if needs_mask and computed not in ("eager", "sdpa"):
+        raise ConfigError(
+            f"context_pass '{context_pass}' of {vlm.family.config} does not work with attention '{computed}'",
             why="it needs a mask of its own",
-            fix="load the model with attn_implementation='sdpa', or use context_pass 'text_only'",
+            fix="load the model with attn_implementation='sdpa'",
         )

@@ -16,6 +16,9 @@ from yarbus.core.errors import DataError
 from yarbus.methods.integrator import Places
 from yarbus.models.slot import Context
 
+WORDS_AT_ONCE = 16_384
+"""Embeddings that are looked up in one piece, for a mean over all of them."""
+
 
 @dataclass(frozen=True)
 class SequenceInputs:
@@ -31,6 +34,11 @@ class SequenceInputs:
     """Column behind each turn's question."""
 
 
+def _added(allowed: Bool[Tensor, "*axes"], dtype: torch.dtype) -> Float[Tensor, "*axes"]:
+    """A mask to add, not to choose by: eager attention ignores one of truth values."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
 def no_question() -> DataError:
     """The fault of a batch that brings a head no question."""
     return DataError(
@@ -40,14 +48,28 @@ def no_question() -> DataError:
     )
 
 
+def looks_both_ways(language_model: nn.Module) -> bool:
+    """Whether tokens of text look at those behind them, as PaliGemma's do: padding must then be hidden from them."""
+    return bool(getattr(language_model.config, "use_bidirectional_attention", False))
+
+
+@torch.no_grad()
+def middle_of(embeddings: nn.Embedding) -> Float[Tensor, " dim"]:
+    """The mean of a model's embeddings as they go in: some tables are scaled when they are looked up."""
+    table = embeddings.weight
+    words = torch.arange(len(table), device=table.device).split(WORDS_AT_ONCE)
+    total = sum(embeddings(some).sum(dim=0, dtype=torch.float32) for some in words)
+    return (total / len(table)).to(table.dtype)  # type: ignore[union-attr]
+
+
 class ContextPrompt(nn.Module):
     """One embedding of the language model's width."""
 
     def __init__(self, embeddings: nn.Embedding) -> None:
         """It starts in the middle of the model's own embeddings, with a little noise (ours)."""
         super().__init__()
-        table = embeddings.weight.detach()
-        self.embedding = nn.Parameter(table.mean(dim=0) + 0.02 * torch.randn_like(table[0]))
+        middle = middle_of(embeddings)
+        self.embedding = nn.Parameter(middle + 0.02 * torch.randn_like(middle))
 
     def after_text(
         self, base_model: nn.Module, language_model: nn.Module, context: Context
@@ -62,11 +84,16 @@ class ContextPrompt(nn.Module):
         ids, mask = both[:, : ids.shape[1]], both[:, ids.shape[1] :].bool()
         places = Places.of(mask)
         ids, lengths = ids.gather(1, places.index), places.mask.sum(dim=1)
-        # On the right, so that no token before the prompt's sees padding, whatever attention the model computes with.
+        # On the right, so that no token before the prompt's sees padding where attention is causal.
         embedded = base_model.get_input_embeddings()(nn.functional.pad(ids, (0, 1)))  # type: ignore[operator]
-        is_prompt = torch.arange(embedded.shape[1], device=ids.device) == lengths[:, None]
+        columns = torch.arange(embedded.shape[1], device=ids.device)
+        is_prompt = columns == lengths[:, None]
         embedded = torch.where(is_prompt[..., None], self.embedding.to(embedded.dtype), embedded)
-        states = language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        mask = None
+        if looks_both_ways(language_model):  # such a model makes of a mask of two axes what none would be
+            seen = (columns <= lengths[:, None])[:, None, None].expand(-1, 1, len(columns), -1)
+            mask = _added(seen, embedded.dtype)
+        states = language_model(inputs_embeds=embedded, attention_mask=mask, use_cache=False).last_hidden_state
         return states[is_prompt][inverse].unflatten(0, shape)
 
     def in_sequence(
@@ -83,17 +110,14 @@ class ContextPrompt(nn.Module):
         allowed = torch.zeros(batch, length + num_turns, length + num_turns, dtype=torch.bool, device=before.device)
         allowed[:, :length, :length], allowed[:, length:, :length] = causal, before
         allowed |= torch.eye(length + num_turns, dtype=torch.bool, device=before.device)
-        # Added, not chosen by: eager attention ignores a mask of truth values.
         dtype = heard.embeddings.dtype
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-        mask = mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
         prompts = self.embedding.to(dtype).expand(batch, num_turns, -1)
         last = (heard.ends - 1).clamp(min=0)
         positions = heard.positions.expand(*heard.positions.shape[:-2], batch, -1)  # one row may stand for all
         ends = positions.gather(-1, last.expand(*positions.shape[:-1], num_turns)) + 1
         output = language_model(
             inputs_embeds=torch.cat([heard.embeddings, prompts], dim=1),
-            attention_mask=mask,
+            attention_mask=_added(allowed[:, None], dtype),
             position_ids=torch.cat([positions, ends], dim=-1),
             use_cache=False,
         )

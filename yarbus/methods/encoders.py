@@ -180,7 +180,6 @@ class EncoderMixture(nn.Module):
             parts = [Seen(rows, inputs.features[rows], inputs.mask[rows])]
         else:
             assert states is not None
-            refuse_other_rows(inputs, has_image)
             choice = self.choose(states, has_image)
             parts = self.look(encoders, inputs, choice)
         if len(rows := choice.rows(0)):
@@ -214,14 +213,3 @@ class EncoderMixture(nn.Module):
         features, mask = together(parts, len(choice.index))
         rest = {name: value for name, value in kwargs.items() if name != COUNTS and not name.startswith(PIXELS)}
         return {**rest, STATES: states, CHOICE: choice.index, FEATURES: features, MASK: mask}
-
-
-def refuse_other_rows(inputs: EncoderInputs, has_image: Bool[Tensor, " batch"]) -> None:
-    """Raises where other rows have pictures for the encoders than for the base's tower."""
-    assert inputs.counts is not None
-    if not torch.equal(inputs.counts > 0, has_image):
-        raise DataError(
-            "the pictures of the vision encoders are not those of the base's tower",
-            why=f"the batch counts {inputs.counts.tolist()}, the tower saw rows {has_image.nonzero()[:, 0].tolist()}",
-            fix="make the batch with the processor that attach returned",
-        )

@@ -233,6 +233,7 @@ class Head(nn.Module, ABC):
             return [HeadLayer.of(cache, number) for number in range(len(self.integrators))]
         if cache is None or (self.training and torch.is_grad_enabled()):
             return [None] * len(self.integrators)
+        refuse_offloading(cache)
         layers = [HeadLayer.of(cache, number) or HeadLayer() for number in range(len(self.integrators))]
         cache.layers.extend(layer for layer in layers if not any(layer is one for one in cache.layers))
         for layer, seen in zip(layers, known.seen, strict=True):
@@ -260,9 +261,10 @@ class Head(nn.Module, ABC):
         mask = kwargs.get("attention_mask")
         if isinstance(mask, Mapping):  # by kind of layer, made beforehand for a cache of fixed size
             mask = mask.get("full_attention", next(iter(mask.values())))
-        if isinstance(mask, Tensor) and mask.ndim == 4:  # the last query looks at every column that is not padding
-            seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0, -1]
-            there = there & seen[:, past : past + there.shape[1]]
+        if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[-1] >= past + there.shape[1]:
+            # Whatever else a query may look at, in a window or all that is there, itself it sees unless it is padding.
+            own = mask.diagonal(offset=past, dim1=-2, dim2=-1)[:, 0]
+            there = there & (own if own.dtype == torch.bool else own == 0)
         elif isinstance(mask, Tensor) and mask.ndim == 2:
             there = mask[:, -there.shape[1] :].bool()
         return there, there if ids is None else there & (ids != base_model.config.image_token_id)
@@ -308,6 +310,16 @@ def refuse_earlier_text(cache: Any, length: int) -> None:
             "a picture came after the first words were cached",
             why="the head has kept nothing of them",
             fix="start without past_key_values",
+        )
+
+
+def refuse_offloading(cache: Cache) -> None:
+    """Raises for a cache whose layers wait in the CPU's memory: one behind the model's last breaks their turns."""
+    if cache.offloading:
+        raise DataError(
+            "a head cannot keep what it needs in an offloaded cache",
+            why="behind the last block it would fetch the head's layer in the place of the first block's",
+            fix="generate with another cache_implementation, or with use_cache=False",
         )
 
 

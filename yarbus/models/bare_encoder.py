@@ -6,23 +6,23 @@ both sides (CLIP, SigLIP) that gives one vector per picture and per text. Nothin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.plugins import resolve
-from yarbus.models.image_processors import load_image_processor
+from yarbus.models.pretrained import read_config, read_encoder
+from yarbus.models.text_encoder import read_tokenizer
 
 Feature = Literal["pooled", "patches"]
 """Which vector of a picture: the model's own summary (of a pair, the one that is compared with texts), or the mean of
-the last norm's patches, class token and registers left out."""
-FAILURES = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
+its last hidden states at the patches, class token and registers left out: of a CLIP they stand before its last norm,
+which is for the class token alone, of SigLIP and DINO behind it."""
+OTHERS = "another encoder, such as CLIP, SigLIP or DINOv2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +51,22 @@ class BareEncoder:
         batch = self.pixels(pictures)
         if feature == "patches":
             return self._mean_of_patches(batch)
-        pooled = _vector(self.model.get_image_features(**batch) if has_text_side(self.model) else self.model(**batch))
+        pooled = self._pooled(batch)
         if pooled is None:
-            fix = "use the mean of patches (--features patches)"
+            fix = f"use the mean of patches (--features patches), or {OTHERS}"
             raise ConfigError(f"{type(self.model).__name__} gives no pooled feature", where=self.name, fix=fix)
         return pooled.float()
 
+    def _pooled(self, batch: dict[str, Tensor]) -> Tensor | None:
+        return _vector(self.model.get_image_features(**batch) if has_text_side(self.model) else self.model(**batch))
+
     def _mean_of_patches(self, batch: dict[str, Tensor]) -> Tensor:
-        vision = getattr(self.model, "vision_model", self.model)
-        tokens = vision(**batch).last_hidden_state.float()
+        output = getattr(self.model, "vision_model", self.model)(**batch)
+        tokens = getattr(output, "last_hidden_state", None)
+        if tokens is None:
+            why, fix = f"it returns {type(output).__name__}", f"use {OTHERS}"
+            raise ConfigError(f"{type(self.model).__name__} shows no tokens", where=self.name, why=why, fix=fix)
+        tokens = tokens.float()
         if (mask := batch.get("pixel_attention_mask")) is not None:  # SigLIP 2 with pictures of any shape
             weights = mask[..., None].float()
             return (tokens * weights).sum(1) / weights.sum(1)
@@ -92,40 +99,39 @@ class BareEncoder:
     def text_features(self, tokens: dict[str, Tensor]) -> Tensor:
         """``[texts, dim]`` in fp32, comparable with pooled features of pictures."""
         found = _vector(self.model.get_text_features(**tokens))
-        assert found is not None
+        assert found is not None, "see widths"
         return found.float()
+
+    @torch.no_grad()
+    def widths(self) -> tuple[int | None, int | None]:
+        """Numbers in the vector of a picture and in that of a text; None where there are several vectors, or none."""
+        picture = self._pooled(self.pixels([Image.new("RGB", (64, 48))]))
+        text = None if self.tokenizer is None else _vector(self.model.get_text_features(**self.text_tokens(["a"])))
+        return tuple(None if one is None else one.shape[-1] for one in (picture, text))  # type: ignore[return-value]
 
 
 def _vector(output: Any) -> Tensor | None:
-    """One vector per row; the library gives it bare or in a larger output."""
-    return output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
+    """One vector per row, which the library gives bare or in a larger output; None where it gives several."""
+    found = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
+    return found if found is not None and found.ndim == 2 else None
 
 
 def has_text_side(model: nn.Module) -> bool:
-    """Whether it gives comparable vectors of pictures and of texts."""
+    """Whether it has a method for pictures and one for texts; ``BareEncoder.widths`` says what they give."""
     return all(callable(getattr(model, name, None)) for name in ("get_image_features", "get_text_features"))
 
 
 def load_bare_encoder(name: str) -> BareEncoder:
     """The encoder of that name; raises ``ConfigError`` with what is missing."""
-    path, fix = resolve(name), "give the name or folder of a vision model with safetensors and preprocessor_config.json"
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        image_processor = load_image_processor(path)
-        model, report = AutoModel.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            use_safetensors=True,  # nothing we read is a pickle
-            trust_remote_code=False,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False) if has_text_side(model) else None
-    except FAILURES as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError("cannot load encoder", where=name, why=why, fix=fix) from None
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:
-        why = f"it lacks {len(missing)} tensors, the first is {missing[0]}"
-        raise ConfigError("cannot load encoder", where=name, why=why, fix="give a complete copy")
+    what, path = "encoder", resolve(name)
+    model, image_processor = read_encoder(path, read_config(path, what, name), torch.float32, what, name)
+    tokenizer = _tokenizer(path, name) if has_text_side(model) else None
     return BareEncoder(name=name, model=model.eval(), image_processor=image_processor, tokenizer=tokenizer)
+
+
+def _tokenizer(path: str | Path, name: str) -> Any:
+    try:
+        return read_tokenizer(path)
+    except ValueError as error:
+        fix = "give a copy with its tokenizer"
+        raise ConfigError("cannot load the tokenizer of encoder", where=name, why=str(error), fix=fix) from None

@@ -7,12 +7,11 @@ whole model or of the tower alone; here they stand in the block's ``mlp``. Only 
 import re
 from pathlib import Path
 
-from transformers import AutoConfig
-
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.plugins import resolve
 from yarbus.models.cumo import CumoVisionConfig, CumoVisionModel
 from yarbus.models.image_processors import load_image_processor
+from yarbus.models.pretrained import read_config
 from yarbus.models.weights import Weights, file_weights, model_weights
 
 FIRST = "embeddings.class_embedding"
@@ -76,11 +75,7 @@ def _prefix(weights: Weights, path: Path) -> str:
 
 
 def _config(clip: str, num_experts: int, top_k: int) -> CumoVisionConfig:
-    try:
-        config = AutoConfig.from_pretrained(resolve(clip), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise ConfigError(f"cannot read the config of '{clip}'", why=why, fix="name a CLIP, or its folder") from None
+    config = read_config(resolve(clip), "the CLIP that the tower was made from", clip)
     settings = getattr(config, "vision_config", config).to_dict()
     settings.pop("model_type", None)
     if not 1 <= top_k <= num_experts:

@@ -49,11 +49,12 @@ def encoder_names(base_model: nn.Module) -> tuple[str, ...]:
 
 
 def encoder_inputs(
-    encoders: Sequence[str], channel: Mapping[str, Any], num_rows: int, has_pictures: bool
+    encoders: Sequence[str], channel: Mapping[str, Any], num_rows: int, shown: Tensor | None
 ) -> EncoderInputs | None:
     """The inputs of a model's encoders from the ``context_*`` tensors; None for a model or a forward without.
 
-    Raises ``DataError`` where a batch with pictures does not bring them for every encoder.
+    ``shown``: [batch] pictures of each row that the base's tower is shown, or their crops; None for a forward without.
+    Raises ``DataError`` where a batch with pictures does not bring the same for every encoder.
     """
     if not encoders:
         return None
@@ -61,7 +62,7 @@ def encoder_inputs(
         return EncoderInputs(
             states=channel.get(STATES), choice=choice, features=channel.get(FEATURES), mask=channel.get(MASK)
         )
-    if not has_pictures:
+    if shown is None:
         return None
     given = {name: channel.get(f"{PIXELS}{name}") for name in encoders}
     pixels = {name: values for name, values in given.items() if values is not None}
@@ -77,4 +78,17 @@ def encoder_inputs(
                 why=f"they are {tuple(values.shape)} for {int(counts.sum())} pictures in {num_rows} rows",
                 fix=fix,
             )
+    if not _are_the_same(counts.to(shown), shown):
+        raise DataError(
+            "the pictures of the vision encoders are not those of the base's tower",
+            why=f"the batch counts {counts.tolist()} by row, the tower is shown {shown.tolist()}",
+            fix=fix,
+        )
     return EncoderInputs(pixels, counts)
+
+
+def _are_the_same(counts: Tensor, shown: Tensor) -> bool:
+    """Whether rows may have these pictures. A crop may count as one: then a row is shown as many, or more."""
+    if int(counts.sum()) == int(shown.sum()):
+        return torch.equal(counts, shown)
+    return bool((counts <= shown).all()) and torch.equal(counts > 0, shown > 0)

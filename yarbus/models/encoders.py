@@ -7,25 +7,22 @@ It gives the patches of each image, without class token and registers. Its weigh
 import hashlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.plugins import resolve
-from yarbus.models import cumo  # noqa: F401 - makes its model type known to transformers' Auto classes
 from yarbus.models.encoder_inputs import PLACE
 from yarbus.models.feature_cache import FeatureCache
 from yarbus.models.fingerprint import fingerprint
-from yarbus.models.image_processors import load_image_processor
+from yarbus.models.pretrained import encoder_without_weights, identity_of, read_config, read_encoder
 from yarbus.models.vlm import VLM, Tower, tower_of
 
 BASE = "base"
@@ -91,6 +88,7 @@ class VisionEncoder(nn.Module):
         self.cache: FeatureCache | None = None
         """Keeps features on disk; each image is then encoded alone, so that what is kept is what would be computed."""
         self._fingerprint: str | None = None
+        self._identity: str | None = None
         self._hidden = self._place_of(self.tower.alone if spec.layer is None else spec.layer)
         self._check()
         self.requires_grad_(False)
@@ -129,8 +127,12 @@ class VisionEncoder(nn.Module):
         """Stays in eval mode."""
         return super().train(False)
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "VisionEncoder":
+        self._fingerprint = self._identity = None
+        return super()._apply(fn, recurse)
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._fingerprint = None
+        self._fingerprint = self._identity = None
         super()._load_from_state_dict(*args, **kwargs)
 
     @property
@@ -146,10 +148,17 @@ class VisionEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """What tells it from another encoder of the same shape."""
+        """What tells its weights from another encoder's of the same shape, the same in fp32 or bf16."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.model.state_dict())
         return self._fingerprint
+
+    @property
+    def identity(self) -> str:
+        """What its numbers hang on besides the pixels, to the bit."""
+        if self._identity is None:
+            self._identity = identity_of(self.model)
+        return self._identity
 
     @torch.no_grad()
     def forward(self, pixel_values: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images tokens dim"]:
@@ -199,7 +208,7 @@ class VisionEncoder(nn.Module):
         """What features of one image depend on: encoder, layer, precision, kind of device, pixels."""
         kind = pixels.device.type
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else pixels.dtype
-        facts = (self.fingerprint, self._hidden, self.tower.prefix_tokens, pixels.dtype, precision, kind, pixels.shape)
+        facts = (self.identity, self._hidden, self.tower.prefix_tokens, pixels.dtype, precision, kind, pixels.shape)
         digest = hashlib.sha256(repr(facts).encode())
         digest.update(pixels.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
@@ -210,33 +219,15 @@ def load_encoder(name: str, spec: EncoderSpec, vlm: VLM, source: str | None = No
 
     For a model on the meta device only its config is read. ``source``: read it from there instead of ``spec.path``.
     """
-    path = resolve(source or spec.path)
+    what, path = f"vision encoder '{name}'", resolve(source or spec.path)
     like = next(vlm.vision_tower.parameters())
-    fix = "give the name or folder of a vision model with safetensors and preprocessor_config.json"
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        config = getattr(config, "vision_config", config)
-        tower_of(config)
-        if like.device.type == "meta":
-            with like.device:
-                return VisionEncoder(AutoModel.from_config(config, trust_remote_code=False), spec, source=source)
-        image_processor = load_image_processor(path)
-        model, report = AutoModel.from_pretrained(
-            path,
-            config=config,
-            dtype=like.dtype,
-            output_loading_info=True,
-            use_safetensors=True,  # nothing we read is a pickle
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise ConfigError(f"cannot load vision encoder '{name}'", where=spec.path, why=why, fix=fix) from None
-    # Tensors that it does not need are the other half of a model with words, or a head for another use.
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:  # a frozen encoder with random tensors would be noise for ever
-        why = f"it lacks {len(missing)} tensors, the first is {missing[0]}"
-        raise ConfigError(f"cannot load vision encoder '{name}'", where=spec.path, why=why, fix=fix)
+    config = read_config(path, what, spec.path)
+    config = getattr(config, "vision_config", config)
+    tower_of(config)
+    if like.device.type == "meta":
+        with like.device:
+            return VisionEncoder(encoder_without_weights(config, what, spec.path), spec, source=source)
+    model, image_processor = read_encoder(path, config, like.dtype, what, spec.path)
     return VisionEncoder(model.to(like.device), spec, image_processor, source)
 
 

@@ -155,7 +155,7 @@ def _shared_forms(pair: Pair) -> dict[str, Form]:
     return forms
 
 
-def mismatch(what: str, a: Checkpoint, b: Checkpoint, found: tuple[object, object]) -> MismatchError:
+def mismatch(what: str, a: Checkpoint, b: Checkpoint, found: tuple[object, object], fix: str = FIX) -> MismatchError:
     """The error for the first thing in which two checkpoints differ."""
     why = f"first: {found[0]}, second: {found[1]}"
-    return MismatchError(f"{what} is not the same in both", where=f"{a.name} and {b.name}", why=why, fix=FIX)
+    return MismatchError(f"{what} is not the same in both", where=f"{a.name} and {b.name}", why=why, fix=fix)

@@ -16,14 +16,16 @@ from uuid import uuid4
 
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from yarbus.core.errors import CheckpointError, ConfigError, MismatchError
 from yarbus.core.records import make_folder
 from yarbus.models.attach import FROZEN
 from yarbus.models.checkpoints import Checkpoint, open_checkpoint
 from yarbus.models.fingerprint import fingerprint
-from yarbus.models.interpolate import Pair, mismatch
+from yarbus.models.interpolate import FIX, Pair, mismatch
 from yarbus.models.load import load_base
+from yarbus.models.pretrained import computation_of, read_config
 from yarbus.models.save import Build, load, load_adapter, save
 from yarbus.models.weights import Form, Weights, file_weights, write_tensors
 
@@ -31,17 +33,20 @@ BASE = "base.safetensors"
 LOW_RANK = ".lora_A."
 NOTHING = (FROZEN, "none")
 """Methods that add and train nothing: naming one is the same as naming none."""
+NOT_COMPUTED = frozenset({"use_cache", "yarbus", "pad_token_id", "bos_token_id", "eos_token_id"})
+"""Entries of a model's config that say how it is trained and generates, which a blend takes from the first; methods are
+compared by themselves."""
 Fold = Callable[[nn.Module], nn.Module]
 """Puts low-rank updates into the weights; ``methods`` brings it."""
 
 
-def _refuse_other(a: Checkpoint, b: Checkpoint, what: str, one: Any, other: Any) -> None:
+def _refuse_other(a: Checkpoint, b: Checkpoint, what: str, one: Any, other: Any, *, fix: str = FIX) -> None:
     """Raises for the first entry, by dotted name, that is not the same."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in sorted({*one, *other}):
-            _refuse_other(a, b, f"{what}.{key}", one.get(key), other.get(key))
+            _refuse_other(a, b, f"{what}.{key}", one.get(key), other.get(key), fix=fix)
     elif one != other:
-        raise mismatch(what, a, b, (one, other))
+        raise mismatch(what, a, b, (one, other), fix)
 
 
 def _refuse_other_methods(a: Checkpoint, b: Checkpoint) -> None:
@@ -52,11 +57,20 @@ def _refuse_other_methods(a: Checkpoint, b: Checkpoint) -> None:
     )
     _refuse_other(a, b, "places", one, other)
     _refuse_other(a, b, "question", a.description.get("question"), b.description.get("question"))
-    texts = [(side.description.get("text_encoder") or {}).get("fingerprint") for side in (a, b)]
-    _refuse_other(a, b, "text encoder", *texts)
+    _refuse_other_encoder(a, b, "text encoder", *(side.description.get("text_encoder") or {} for side in (a, b)))
     for name in sorted({name for side in (a, b) for name in side.description.get("vision_encoders") or {}}):
-        seen = [(side.description.get("vision_encoders") or {}).get(name, {}).get("fingerprint") for side in (a, b)]
-        _refuse_other(a, b, f"vision encoder {name}", *seen)
+        seen = ((side.description.get("vision_encoders") or {}).get(name, {}) for side in (a, b))
+        _refuse_other_encoder(a, b, f"vision encoder {name}", *seen)
+
+
+def _refuse_other_encoder(
+    a: Checkpoint, b: Checkpoint, what: str, one: Mapping[str, Any], other: Mapping[str, Any]
+) -> None:
+    """Raises where two frozen encoders have not the same weights, or do not compute alike with them."""
+    _refuse_other(a, b, what, one.get("fingerprint"), other.get("fingerprint"))
+    configs = [side["config"] for side in (one, other) if side.get("config") is not None]
+    if len(configs) == 2:
+        _refuse_other(a, b, what, *(computation_of(AutoConfig.for_model(**config)) for config in configs))
 
 
 def _refuse_other_models(a: Checkpoint, b: Checkpoint) -> None:
@@ -64,8 +78,12 @@ def _refuse_other_models(a: Checkpoint, b: Checkpoint) -> None:
         if side.config.get("quantization_config"):
             fix = "use the model that was quantised"
             raise ConfigError("quantised weights cannot be blended", where=side.name, fix=fix)
-    for key in ("model_type", "architectures"):
-        _refuse_other(a, b, key, a.config.get(key), b.config.get(key))
+    _refuse_other(a, b, "model_type", a.config.get("model_type"), b.config.get("model_type"))
+    one, other = (
+        computation_of(read_config(side.folder, "the model's config", side.name), NOT_COMPUTED) for side in (a, b)
+    )
+    fix = "blend two that compute alike; of one whose config is wrong, correct it"
+    _refuse_other(a, b, "config", one, other, fix=fix)
 
 
 def _is_low_rank(checkpoint: Checkpoint) -> bool:

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from yarbus.core.errors import ConfigError, DataError
+from yarbus.core.progress import progress_of
 from yarbus.data.collate import prompt_batch
 from yarbus.data.image import open_image
 from yarbus.data.sample import Sample
-from yarbus.evaluation.identity import SampleHashes, model_fingerprint, prompt_fingerprint
-from yarbus.evaluation.progress import progress_of
+from yarbus.evaluation.identity import SampleHashes, function_fingerprint, prompt_fingerprint
 from yarbus.models.bare_encoder import BareEncoder, Feature
 from yarbus.models.feature_cache import FeatureCache
 from yarbus.models.observe import evaluating, observe
@@ -40,7 +40,9 @@ class Eyes:
     read: Callable[[Sequence[Sample]], Tensor]
     """Questions -> ``[questions, dim]`` fp32 on the CPU."""
     identity: str
-    """Changes whenever a vector would: weights, preparation of inputs, kind of feature."""
+    """Changes whenever a vector would: weights, architecture, preparation of inputs, kind of feature."""
+    name: str = ""
+    """What a reader calls it."""
 
 
 def _one_of(feature: str | None, known: Sequence[str], of: str) -> str:
@@ -62,14 +64,14 @@ def eyes_of_encoder(encoder: BareEncoder, feature: str | None = None) -> Eyes:
     picture = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
     for name, value in sorted(encoder.pixels([picture]).items()):
         shown.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
-    identity = f"{model_fingerprint(encoder.model)} {shown.hexdigest()} {chosen}"
-    return Eyes(feature=chosen, read=read, identity=identity)
+    identity = f"{function_fingerprint(encoder.model)} {shown.hexdigest()} {chosen}"
+    return Eyes(feature=chosen, read=read, identity=identity, name=encoder.name)
 
 
-def eyes_of_model(model: nn.Module, processor: Any, feature: str | None = None) -> Eyes:
+def eyes_of_model(model: nn.Module, processor: Any, feature: str | None = None, name: str = "") -> Eyes:
     """The states of a vision-language model that is asked the question; of ``vision`` what its eyes made of it."""
     chosen = _one_of(feature, OF_LANGUAGE_MODEL, "a vision-language model")
-    identity = f"{model_fingerprint(model)} {prompt_fingerprint(processor)} {chosen}"
+    identity = f"{function_fingerprint(model)} {prompt_fingerprint(processor)} {chosen}"
     device = next(model.parameters()).device
 
     def batch_of(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def eyes_of_model(model: nn.Module, processor: Any, feature: str | None = None) 
         rows = np.array([int(name) for name in seen.sample_ids])
         return torch.stack([seen.features[torch.from_numpy(rows == row)].mean(0) for row in range(len(samples))])
 
-    return Eyes(feature=chosen, read=vision if chosen == "vision" else states, identity=identity)
+    return Eyes(feature=chosen, read=vision if chosen == "vision" else states, identity=identity, name=name)
 
 
 def features_of(

@@ -1,13 +1,17 @@
 """Linear probes on folders of classes: features of train and test from a frozen model, a probe fitted, test scored.
 
-Records go below ``folder/analysis/linear_probe``: one JSON per train set and kind of feature with what was chosen and
-every accuracy, and beside it a line per test question. What is chosen never depends on a test label: a probe is fitted
+Records go below ``folder/analysis/linear_probe``: one JSON with what was chosen and every accuracy, and beside it a
+line per test question. Their name ends in a hash of all that the numbers hang on (model, sets, solvers, seeds, epochs),
+so that no record is lost to one of something else. What is chosen never depends on a test label: a probe is fitted
 before the answers of test are looked at. Features are kept in ``folder/features``, so that another solver, seed or test
 set costs seconds.
 """
 
+import json
+import os
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,13 @@ from yarbus.core.own_names import OwnName
 from yarbus.core.plugins import resolve
 from yarbus.core.records import JsonlWriter, make_folder, write_json
 from yarbus.data.sample import Sample
-from yarbus.evaluation.classification import class_benchmark, read_questions
+from yarbus.evaluation.classification import read_questions
 from yarbus.evaluation.identity import SampleHashes, questions_hash
 from yarbus.evaluation.replies import answer_of, check_unique
+from yarbus.evaluation.scoring import commonest_answer
 from yarbus.evaluation.zero_shot import class_benchmark_name
 from yarbus.models.bare_encoder import load_bare_encoder
+from yarbus.models.pretrained import read_config
 from yarbus.report.intervals import bootstrap_mean, wilson
 from yarbus.studies.features import Eyes, eyes_of_encoder, eyes_of_model, features_of
 from yarbus.studies.measuring import on_device
@@ -34,20 +40,12 @@ Record = dict[str, Any]
 
 def is_vision_language_model(source: str) -> bool:
     """Whether the name is that of a run, an adapter, or a model that answers questions; else it is an encoder's."""
-    from transformers import AutoConfig
-
     from yarbus.models.vlm import FAMILIES
 
     folder = Path(resolve(source))
     if any((folder / name).is_file() for name in ("recipe.yaml", "adapter.json")):
         return True
-    try:
-        config = AutoConfig.from_pretrained(resolve(source), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        fix = "give a hub name, a folder with config.json, or a run"
-        raise ConfigError("cannot load model", where=source, why=why, fix=fix) from None
-    return type(config).__name__ in FAMILIES
+    return type(read_config(resolve(source), "model", source)).__name__ in FAMILIES
 
 
 def eyes_of(source: str, feature: str | None = None) -> Eyes:
@@ -59,7 +57,7 @@ def eyes_of(source: str, feature: str | None = None) -> Eyes:
     from yarbus.training.run import load_run
 
     model, processor = load_run(source)
-    return eyes_of_model(on_device(model), processor, feature)
+    return eyes_of_model(on_device(model), processor, feature, source)
 
 
 def linear_probe(
@@ -77,16 +75,17 @@ def linear_probe(
     """Accuracy of linear probes of one model's features, fitted on ``train`` and scored on each of ``tests``.
 
     Args:
-        train: ``classes:PATH`` or ``dataset:PATH``; a tenth of it chooses.
+        train: ``classes:PATH`` or ``dataset:PATH``, an open question; a tenth of it chooses.
         tests: other sets of the same classes.
         seeds: what is held out of train and how Adam starts; accuracies are means over them.
         epochs: of Adam at most.
 
     Raises:
+        ConfigError: a set whose questions offer some of the names alone.
         DataError: a class of test that train lacks, or a train set that leaves nothing to choose with.
     """
     _check_options(solvers, seeds, epochs, batch)
-    named = {name: class_benchmark_name(name) for name in (train, *tests)}
+    named = {name: _open(class_benchmark_name(name)) for name in (train, *tests)}
     if train in tests:
         raise ConfigError("train and test are the same", where=train, fix="name a test set of other pictures")
     samples = {name: read_questions(own) for name, own in named.items()}
@@ -99,12 +98,14 @@ def linear_probe(
         name: features_of(eyes, rows, kept, name=name, batch=batch, progress=progress) for name, rows in samples.items()
     }
     labels = numbers_of([answer_of(sample) for sample in samples[train]], classes)
-    place = _place(folder, named[train], eyes.feature)
+    data = {name: questions_hash(rows) for name, rows in samples.items()}
+    facts = (eyes.identity, data, list(solvers), list(seeds), epochs)
+    place = _place(folder, named[train], eyes.feature, facts)
     make_folder(place.parent)
-    lines = place.with_suffix(".jsonl")
-    lines.unlink(missing_ok=True)
+    beside = place.with_suffix(".jsonl.new")
+    beside.unlink(missing_ok=True)
     found: Record = {name: {} for name in tests}
-    with JsonlWriter(lines) as writer:
+    with JsonlWriter(beside) as writer:
         for solver in solvers:
             probes = {seed: fit(seen[train], labels, solver, seed, epochs=epochs) for seed in seeds}
             for name in tests:
@@ -112,6 +113,7 @@ def linear_probe(
     record = {
         "train": train,
         "feature": eyes.feature,
+        "name": eyes.name,
         "model": eyes.identity,
         "dim": seen[train].shape[1],
         "num_train": len(labels),
@@ -119,19 +121,28 @@ def linear_probe(
         "held_out": HELD_OUT,
         "epochs": epochs,
         "seeds": list(seeds),
-        "data": {name: questions_hash(rows) for name, rows in samples.items()},
+        "data": data,
         "tests": {
             name: {
                 "num_samples": len(samples[name]),
                 "num_in_train": shared[name],
-                "chance": class_benchmark(named[name], samples[name]).chance_of("accuracy"),
+                "chance": commonest_answer([answer_of(sample) for sample in samples[name]]),
                 "solvers": found[name],
             }
             for name in tests
         },
     }
+    os.replace(beside, place.with_suffix(".jsonl"))
     write_json(place, record)
     return record
+
+
+def _open(own: OwnName) -> OwnName:
+    """A set whose questions offer no names; any other is refused."""
+    if own.closed is not None:
+        why = "its chance would be another one than the record's"
+        raise ConfigError("a probe chooses among all classes", where=own.name, why=why, fix="leave #closed out")
+    return own
 
 
 def _check_options(solvers: Sequence[str], seeds: Sequence[int], epochs: int, batch: int) -> None:
@@ -173,8 +184,10 @@ def _shared(samples: dict[str, list[Sample]], train: str, tests: Sequence[str]) 
     return shared
 
 
-def _place(folder: Path, train: OwnName, feature: str) -> Path:
-    return folder / "analysis" / "linear_probe" / f"{train.folder.replace('/', '-')}-{feature}.json"
+def _place(folder: Path, train: OwnName, feature: str, facts: tuple[Any, ...]) -> Path:
+    """Where a record of these facts lies."""
+    digest = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    return folder / "analysis" / "linear_probe" / f"{train.folder.replace('/', '-')}-{feature}-{digest}.json"
 
 
 def _score(

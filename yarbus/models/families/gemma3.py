@@ -14,4 +14,5 @@ GEMMA3 = Family(
     language_model="language_model",
     units=one_row_per_image,
     pictures=averaged,
+    images_are_embeddings=False,
 )

@@ -30,4 +30,5 @@ MOLMO2 = Family(
     language_model="language_model",
     units=crops_of_pictures,
     feature_layer=hidden_states_read,
+    images_are_embeddings=False,
 )

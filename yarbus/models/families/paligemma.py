@@ -14,4 +14,5 @@ PALIGEMMA = Family(
     language_model="language_model",
     units=one_row_per_image,
     pictures=every_patch,
+    images_are_embeddings=False,
 )

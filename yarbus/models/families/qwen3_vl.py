@@ -14,6 +14,7 @@ QWEN3_VL = Family(
     projector="visual.merger",
     beside_projector=("visual.deepstack_merger_list",),
     language_model="language_model",
+    images_are_embeddings=False,
     units=packed_by_grid,
     processor="yarbus.models.image_only:ImageOnlyQwen3VLProcessor",
     pictures=patch_grid,
