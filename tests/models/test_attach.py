@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainingArguments
+from torch.distributed import destroy_process_group, init_process_group
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoConfig, Trainer, TrainingArguments
 
 import yarbus
 from tests import tiny
@@ -20,8 +23,9 @@ from tests.models.test_question_path import METHODS, attached
 from yarbus.core.errors import ConfigError, MismatchError
 from yarbus.methods import CoVFT, Frozen, Full, QMoE
 from yarbus.models.attach import set_stage
-from yarbus.models.attachment import attachment_of, is_attached, parameter_groups
+from yarbus.models.attachment import adapter_tensors, attachment_of, is_attached, parameter_groups
 from yarbus.models.question import Question
+from yarbus.models.text_encoder import read_tokenizer
 
 
 @pytest.mark.parametrize("keep_base", [False, True])
@@ -47,6 +51,111 @@ def test_a_copy_and_a_model_in_another_precision_detach_if_nothing_trained(text_
     yarbus.detach(copy.deepcopy(model))
     yarbus.detach(model.to(torch.bfloat16))
     assert not is_attached(model)
+
+
+@pytest.mark.parametrize("keep_base", [False, True])
+def test_a_table_of_which_few_rows_trained_has_trained(keep_base, pictures):
+    model, processor = tiny.llava()
+    model.resize_token_embeddings(4000)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    yarbus.attach(model, processor, language="full", keep_base=keep_base)
+    table = model.get_input_embeddings().weight
+    batch = ask(processor, pictures)
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    torch.optim.AdamW([table], lr=1e-4, weight_decay=0.0).step()
+    moved = (table != before["model.language_model.embed_tokens.weight"]).any(dim=1).sum()
+    assert 0 < moved < 20
+    if not keep_base:
+        with pytest.raises(ConfigError, match=r"1 tensors of the base were trained in place: .*embed_tokens\.weight"):
+            yarbus.detach(model, processor)
+        assert is_attached(model)
+    else:
+        yarbus.detach(model, processor)
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("keep_base", [False, True])
+def test_a_base_in_another_precision_detaches_if_nothing_trained(keep_base):
+    model, processor = tiny.llava()
+    expected = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    yarbus.attach(model, processor, language="full", vision="full", keep_base=keep_base)
+    yarbus.detach(model.to(torch.bfloat16), processor)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_tensor_that_another_library_renamed_is_missed_by_name_and_not_left_out(tmp_path):
+    model, processor = tiny.llava()
+    yarbus.attach(model, processor, vision="full", projector="full")
+    places = set(parameter_groups(model)), len(adapter_tensors(model))
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "linear_1"]))
+    for refuses in (parameter_groups, adapter_tensors, lambda one: yarbus.save_adapter(one, tmp_path), yarbus.detach):
+        with pytest.raises(MismatchError, match=r"q_proj\.weight' is not in the model any more.*merge or unload"):
+            refuses(model)
+    assert not list(tmp_path.iterdir())
+    wrapped.merge_and_unload()
+    assert (set(parameter_groups(model)), len(adapter_tensors(model))) == places
+
+
+def wrapped_models(tmp_path):
+    model, _ = tiny.llava()
+    yield "OptimizedModule", torch.compile(model, backend="eager")
+    yield "PeftModel", get_peft_model(tiny.llava()[0], LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
+    init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        yield "DistributedDataParallel", DistributedDataParallel(model)
+    finally:
+        destroy_process_group()
+
+
+def test_what_stands_around_a_model_is_refused_by_its_name(text_encoder, tmp_path):
+    _, processor = tiny.llava()
+    for name, wrapped in wrapped_models(tmp_path):
+        with pytest.raises(ConfigError, match=f"cannot attach to {name} .*attach before torch.compile, DDP or"):
+            yarbus.attach(wrapped, processor, vision=METHODS["cve-dense"], text_encoder=text_encoder)
+        with pytest.raises(ConfigError, match=f"cannot attach to {name} "):
+            yarbus.load_adapter(wrapped, processor, tmp_path)
+    assert type(processor) is type(tiny.llava()[1])
+
+
+def test_a_later_stage_that_failed_and_is_tried_again_is_not_taken_for_done(text_encoder):
+    model, processor = tiny.llava()
+    set_stage(model, processor, {"projector": Full()})
+    wrong, right = (CoVFT(num_experts=2, context_dim=16, last_block=last, layernorm="all") for last in (9, None))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="not all executed"):
+            set_stage(model, processor, {"vision": wrong}, text_encoder=text_encoder)
+    set_stage(model, processor, {"language": Full()})
+    assert set(parameter_groups(model)) == {"language"}  # nothing that the failed method declared
+    set_stage(model, processor, {"vision": right}, text_encoder=text_encoder)
+    assert set(parameter_groups(model)) == {"vision", "vision_new", "router"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # a plan refuses it before anything has trained
+def test_no_copy_is_taken_of_a_table_that_an_earlier_stage_trains(device, text_encoder):
+    model = tiny.llava()[0].to(device)
+    set_stage(model, None, {"language": Full()})
+    reads = {"vision": METHODS["cve-dense"], "language": Full()}
+    with pytest.raises(ConfigError, match=r"language_embeddings would copy .*embed_tokens.*in the first stage"):
+        set_stage(model, None, reads, text_encoder="language_embeddings")
+    assert getattr(model.base_model, "context_encoder", None) is None
+    set_stage(model, None, reads, text_encoder=text_encoder)
+    assert "router" in parameter_groups(model)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "t5"])
+def test_a_text_encoder_without_its_tokenizer_is_refused(kind, text_encoder, tmp_path):
+    if kind == "bert":  # whole, but for the tokenizer
+        shutil.copytree(text_encoder, tmp_path / "encoder")
+        for file in (tmp_path / "encoder").glob("tokenizer*"):
+            file.unlink()
+        model, processor = tiny.llava()
+        with pytest.raises(ConfigError, match="cannot load the tokenizer of text encoder .*without words"):
+            yarbus.attach(model, processor, vision=METHODS["cve-dense"], text_encoder=str(tmp_path / "encoder"))
+        assert not is_attached(model) and type(processor) is type(tiny.llava()[1])
+    else:
+        AutoConfig.for_model(kind).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="without words"):
+            read_tokenizer(tmp_path)
 
 
 def test_a_method_made_in_python_is_checked_as_one_from_a_recipe():

@@ -1,15 +1,13 @@
-"""Adapters and full models: written, read in a fresh process, and refused where they do not belong."""
+"""Adapters and full models: written, read, and refused where they do not belong."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, BertConfig
 
 import yarbus
 from tests import tiny
@@ -19,23 +17,7 @@ from yarbus.core.errors import CheckpointError, ConfigError, MismatchError
 from yarbus.methods import CoVFT
 from yarbus.models.attach import set_stage
 from yarbus.models.attachment import adapter_tensors, is_attached, load_adapter_tensors
-
-FRESH = """
-import sys, torch
-from tests import tiny
-from safetensors.torch import load_file, save_file
-import yarbus
-torch.set_num_threads(1)
-kind, family, folder, inputs, output = sys.argv[1:]
-if kind == "adapter":
-    model, processor = yarbus.load_adapter(*tiny.FAMILIES[family](), folder)
-else:
-    model, processor = yarbus.load(folder)
-model.eval()
-with torch.no_grad():
-    save_file({"logits": model(**load_file(inputs)).logits.contiguous()}, output)
-print(type(processor).__name__)
-"""
+from yarbus.models.hub import FILES
 
 
 @pytest.fixture(params=list(tiny.FAMILIES))
@@ -50,28 +32,6 @@ def trained(family, text_encoder, kind="cve-dense"):
         for tensor in adapter_tensors(model).values():
             tensor += 0.01
     return model, processor
-
-
-@pytest.mark.parametrize("kind", ["adapter", "full"])
-def test_a_fresh_process_gives_equal_logits(kind, family, text_encoder, pictures, tmp_path):
-    model, processor = trained(family, text_encoder)
-    batch = dict(ask(processor, pictures))
-    with torch.no_grad():
-        expected = model(**batch).logits
-    if kind == "adapter":
-        yarbus.save_adapter(model, tmp_path / "saved", processor)
-    else:
-        yarbus.save(model, processor, tmp_path / "saved")
-    saved, inputs, outputs = (tmp_path / name for name in ("saved", "in.safetensors", "out.safetensors"))
-    save_file({name: value.contiguous() for name, value in batch.items()}, inputs)
-    run = subprocess.run(
-        [sys.executable, "-c", FRESH, kind, family, saved, inputs, outputs],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert torch.equal(load_file(tmp_path / "out.safetensors")["logits"], expected)
-    assert run.stdout.strip().startswith("Context")
-    assert not [path for path in (tmp_path / "saved").rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -130,6 +90,29 @@ def test_plain_auto_model_refuses_our_full_model(family, text_encoder, tmp_path)
         AutoModelForImageTextToText.from_pretrained(tmp_path / "by_hand")
 
 
+@pytest.mark.parametrize("lies", ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"])
+def test_a_full_model_is_not_written_beside_a_plain_one_that_would_be_loaded_for_it(lies, text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    (tmp_path / lies).write_bytes(b"the base's")
+    with pytest.raises(CheckpointError, match=f"a plain model lies here: .*{lies}"):
+        yarbus.save(model, processor, tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(lies, b"the base's")]
+    assert not hasattr(model.config, "yarbus")
+
+
+@pytest.mark.parametrize("order", ["whole, then shards", "shards, then whole"])
+def test_a_full_model_is_read_as_it_was_saved_last(order, text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    sizes = ["50GB", "60KB"] if order == "whole, then shards" else ["60KB", "50GB"]
+    for size in sizes:
+        with torch.no_grad():
+            model.lm_head.weight += 0.5
+        model.save_pretrained(tmp_path, max_shard_size=size)
+        processor.save_pretrained(tmp_path)
+    loaded, _ = yarbus.load(tmp_path)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+
+
 def test_a_model_without_inserted_modules_stays_a_plain_model(text_encoder, pictures, tmp_path):
     model, processor = tiny.llava()
     batch = ask(processor, pictures)
@@ -180,7 +163,11 @@ def test_the_fingerprint_of_one_model_is_the_same_in_bf16(text_encoder, tmp_path
     assert next(base.parameters()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "no_json", "json"])
+OF_TENSORS = ("truncate", "flip", "delete", "no_json", "json")
+OF_THE_TOKENIZER = ("tokenizer", "tokenizer's parts", "no tokenizer", "no words")
+
+
+@pytest.mark.parametrize("damage", [*OF_TENSORS, *OF_THE_TOKENIZER])
 def test_a_damaged_adapter_is_refused_and_named(damage, text_encoder, tmp_path):
     model, processor = trained("llava", text_encoder)
     yarbus.save_adapter(model, tmp_path, processor)
@@ -195,12 +182,123 @@ def test_a_damaged_adapter_is_refused_and_named(damage, text_encoder, tmp_path):
         path.unlink()
     elif damage == "no_json":
         (tmp_path / "adapter.json").unlink()
+    elif damage == "tokenizer":
+        (tmp_path / "context_tokenizer" / "tokenizer.json").write_text("{")
+    elif damage == "tokenizer's parts":
+        (tmp_path / "context_tokenizer" / "tokenizer.json").write_text('{"model": {"type": "none"}}')
+    elif damage == "no tokenizer":
+        shutil.rmtree(tmp_path / "context_tokenizer")
+    elif damage == "no words":
+        for file in (tmp_path / "context_tokenizer").iterdir():
+            file.unlink()
     else:
         (tmp_path / "adapter.json").write_text("{")
     base, its_processor = tiny.llava()
-    with pytest.raises(CheckpointError, match="adapter"):
+    with pytest.raises(CheckpointError, match="adapter|context tokenizer"):
+        yarbus.load_adapter(base, its_processor, tmp_path)
+    assert not is_attached(base) and type(its_processor) is type(tiny.llava()[1])
+
+
+def test_a_copied_text_encoder_without_its_tokenizer_is_refused(text_encoder, tmp_path):
+    """An adapter that was saved without the processor has the tokenizer there alone."""
+    model, _ = trained("llava", text_encoder)
+    yarbus.save_adapter(model, tmp_path)
+    assert not (tmp_path / "context_tokenizer").exists()
+    yarbus.load_adapter(*tiny.llava(), tmp_path)
+    for file in (tmp_path / "text_encoder").glob("tokenizer*"):
+        file.unlink()
+    base, its_processor = tiny.llava()
+    with pytest.raises(CheckpointError, match="cannot read the context tokenizer.*without words"):
         yarbus.load_adapter(base, its_processor, tmp_path)
     assert not is_attached(base)
+
+
+def test_a_context_tokenizer_with_other_special_tokens_is_another_one(text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save_adapter(model, tmp_path, processor)
+    tiny.word_tokenizer(["<pad>", "<unk>"], pad_token="<pad>").save_pretrained(tmp_path / "context_tokenizer")
+    base, its_processor = tiny.llava()
+    with pytest.raises(MismatchError, match="the context tokenizer is another one.*special tokens"):
+        yarbus.load_adapter(base, its_processor, tmp_path)
+    assert not is_attached(base)
+
+
+def test_what_an_older_adapter_left_in_the_folder_is_not_taken_for_the_newer_one_s(text_encoder, pictures, tmp_path):
+    older, its_processor = trained("llava", text_encoder)
+    yarbus.save_adapter(older, tmp_path, its_processor)
+    model, processor = tiny.llava()
+    method = CoVFT(num_experts=2, context_dim=16)
+    yarbus.attach(model, processor, vision=method, text_encoder="language_embeddings")
+    (tmp_path / "notes.txt").write_text("mine")
+    yarbus.save_adapter(model, tmp_path)
+    loaded, its_processor = yarbus.load_adapter(*tiny.llava(), tmp_path)
+    asked, expected = ask(its_processor, pictures), ask(processor, pictures)
+    assert torch.equal(asked["context_input_ids"], expected["context_input_ids"])
+    assert loaded.model.context_encoder.name == "language_embeddings"
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_adapter_is_saved_into_the_folder_it_came_from(text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save_adapter(model, tmp_path, processor)
+    again, its_processor = yarbus.load_adapter(*tiny.llava(), tmp_path)
+    yarbus.save_adapter(again, tmp_path, its_processor)
+    third, _ = yarbus.load_adapter(*tiny.llava(), tmp_path)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in third.state_dict().items())
+
+
+def test_an_adapter_without_a_list_of_its_parts_has_what_lies_beside_it(text_encoder, pictures, tmp_path):
+    """As earlier versions wrote them."""
+    model, processor = trained("llava", text_encoder)
+    yarbus.save_adapter(model, tmp_path, processor)
+    description = json.loads((tmp_path / "adapter.json").read_text())
+    assert sorted(description.pop("parts")) == ["context_tokenizer", "text_encoder"]
+    (tmp_path / "adapter.json").write_text(json.dumps(description))
+    _, its_processor = yarbus.load_adapter(*tiny.llava(), tmp_path)
+    assert torch.equal(ask(its_processor, pictures)["context_input_ids"], ask(processor, pictures)["context_input_ids"])
+
+
+def in_hub_cache(folder, cache, name):
+    """What huggingface_hub's cache looks like after a download of the folder."""
+    home, commit = cache / f"models--{name.replace('/', '--')}", "a" * 40
+    shutil.copytree(folder, home / "snapshots" / commit)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    return home / "snapshots" / commit
+
+
+def test_a_full_model_is_loaded_by_hub_name_with_its_processor(text_encoder, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, processor = trained("llava", text_encoder)
+    yarbus.save(model, processor, tmp_path / "full")
+    snapshot = in_hub_cache(tmp_path / "full", tmp_path / "cache", "me/tuned")
+    offline = {"cache_dir": tmp_path / "cache", "local_files_only": True}
+    loaded, its_processor = yarbus.load("me/tuned", **offline)
+    batch = ask(its_processor, pictures)
+    assert torch.equal(batch["context_input_ids"], ask(processor, pictures)["context_input_ids"])
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(**batch).logits, model(**batch).logits)
+    assert loaded.config._name_or_path == "me/tuned"
+    shutil.rmtree(snapshot / "context_tokenizer")
+    with pytest.raises(CheckpointError, match="the context tokenizer is missing"):
+        yarbus.load("me/tuned", **offline)
+    with pytest.raises(ConfigError, match="no such model: me/other"):
+        yarbus.load("me/other", **offline)
+
+
+def test_what_is_fetched_from_the_hub_is_all_that_was_saved(text_encoder, tmp_path):
+    model, processor = trained("llava", text_encoder)
+    yarbus.save(model, processor, tmp_path / "full")
+    model.save_pretrained(tmp_path / "full", max_shard_size="60KB")
+    names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(filter_repo_objects(names, allow_patterns=list(FILES))) == sorted(names)
+    assert any("context_tokenizer/" in name for name in names)
+
+
+def test_a_model_without_pictures_is_no_model_to_load(tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="not a vision-language model.*BertConfig"):
+        yarbus.load(tmp_path)
 
 
 def test_another_routing_or_text_encoder_is_refused(text_encoder, tmp_path):

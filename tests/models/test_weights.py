@@ -78,6 +78,18 @@ def test_a_changed_byte_changes_the_hash_of_shards(tmp_path):
     assert model_weights(tmp_path).sha256() != before
 
 
+def test_where_the_base_and_ours_lie_in_one_folder_the_config_says_whose_weights_are_meant(tmp_path):
+    write_base(tmp_path)
+    plain = json.loads((tmp_path / "config.json").read_text())
+    save_file({"ours": torch.zeros(1)}, tmp_path / "model.yarbus.safetensors")
+    assert set(model_weights(tmp_path).files.values()) == {"model.safetensors"}
+    (tmp_path / "config.json").write_text(json.dumps({**plain, "yarbus": {}}))
+    assert set(model_weights(tmp_path).files.values()) == {"model.yarbus.safetensors"}
+    (tmp_path / "model.yarbus.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"neither model\.yarbus\.safetensors nor"):
+        model_weights(tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["missing shard", "cut shard", "other index", "path in index", "pickle only"])
 def test_damaged_folders_are_named(damage, tmp_path):
     write_base(tmp_path, max_shard_size="60KB")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,16 +10,18 @@ import yaml
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import yarbus
+from tests import tiny
 from tests.models.batches import ask
 from tests.models.blends import trained, write_adapter, write_base
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.records import read_json
 from yarbus.methods import CoVFT, LoRA
 from yarbus.models.load import load_base
+from yarbus.models.registers import drop_registers
 from yarbus.studies import export as exporting
 from yarbus.studies.card import hub_name, without_folders
 from yarbus.studies.export import export
-from yarbus.studies.servers import SERVERS
+from yarbus.studies.servers import Verdict, verdicts
 
 LORA = LoRA(rank=2, dropout=0.0)
 COVFT = CoVFT(num_experts=2, context_dim=16)
@@ -79,6 +82,27 @@ def test_what_cannot_be_folded_is_a_full_model_that_plain_transformers_refuses(b
     said = {row["server"]: row["verdict"] for row in written.servers}
     assert said["transformers"] == said["vLLM"] == "refuses" and said["TGI"] == "ignores"
     assert said["yarbus.load"] == "honours"
+
+
+def test_a_model_that_drops_registers_is_for_yarbus_alone_and_is_said_to_be(pictures, tmp_path):
+    model, processor = tiny.EVERY["llava_dinov2_registers"]()
+    drop_registers(model, processor)
+    yarbus.save(model, processor, tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter", str(tmp_path / "base"), 1, vision=LORA, projector="full")
+    mine, its_processor = yarbus.load_adapter(*load_base(str(tmp_path / "base")), adapter)
+    written = export(adapter, tmp_path / "out")
+    assert (written.kind, written.is_plain, written.stays, written.folded) == ("registers", False, {}, ("vision",))
+    theirs, processor = yarbus.load(tmp_path / "out")
+    expected = logits(mine, ask(its_processor, pictures))
+    torch.testing.assert_close(logits(theirs, ask(processor, pictures)), expected, atol=2e-5, rtol=1e-5)
+    # What the table says of transformers.
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match="do not match"):
+        logits(plain, ask(AutoProcessor.from_pretrained(tmp_path / "out"), pictures))
+    assert {row["server"] for row in written.servers if row["verdict"] == "honours"} == {"yarbus.load"}
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert yaml.safe_load(text.split("---")[1])["library_name"] == "yarbus"
+    assert "yarbus.load" in text and "fails at the first picture" in text and "AutoModel" not in text
 
 
 def test_a_blend_and_a_full_model_are_exported_as_they_are(base, pictures, tmp_path):
@@ -204,7 +228,10 @@ def test_the_card_of_a_run_says_what_was_trained_how_well_it_does_and_no_path(ba
     assert yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["stages"]["instruct"]["batch"] == 4
 
 
-def test_only_a_hub_name_is_given_as_the_base_model():
+def test_only_a_hub_name_is_given_as_the_base_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "base").mkdir(parents=True)
+    assert hub_name("runs/base") is None and hub_name("runs/other") == "runs/other"
     assert hub_name("llava-hf/llava-1.5-7b-hf") == "llava-hf/llava-1.5-7b-hf"
     assert [hub_name(name) for name in ("/a/b", "tinyworld:base", "./b", "b", "a/b/c", "")] == [None] * 6
     assert without_folders({"a": ["~/x/y", "file:/x/y#seed=1", "plain", 3]}) == {
@@ -212,8 +239,11 @@ def test_only_a_hub_name_is_given_as_the_base_model():
     }
 
 
-def test_every_verdict_has_a_reason():
-    assert len({server.name for server in SERVERS}) == len(SERVERS)
-    for server in SERVERS:
-        assert server.plain_why and server.full_why
-        assert server.plain == "honours"  # a plain folder is an ordinary model, whoever reads it
+@pytest.mark.parametrize("kind", ["plain", "registers", "full"])
+def test_every_program_has_a_verdict_with_a_reason_on_each_kind_of_folder(kind):
+    found = verdicts(kind)
+    assert len({row["server"] for row in found}) == len(found) > 5
+    for row in found:
+        assert row["verdict"] in get_args(Verdict) and row["why"].strip()
+        # What Yarbus computes by itself is honoured by Yarbus, and an ordinary folder by all who serve its base.
+        assert (row["verdict"] == "honours") == (kind == "plain" or row["server"] == "yarbus.load")

@@ -42,6 +42,8 @@ def export(
         print(f"low-rank updates were folded into the weights: {', '.join(written.folded)}")
     if written.is_plain:
         print(f"{folder}: an ordinary Hugging Face model in {written.dtype}, for plain from_pretrained")
+    elif written.kind == "registers":
+        print(f"{folder}: a yarbus model in {written.dtype}, for yarbus.load, which drops the tower's registers")
     else:
         kept = ", ".join(f"{place} {method}" for place, method in written.stays.items())
         print(f"{folder}: a full yarbus model in {written.dtype}, for yarbus.load; no plain model computes {kept}")

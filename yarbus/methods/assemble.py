@@ -82,5 +82,8 @@ def load_adapter(model: nn.Module, processor: Any, folder: str | Path) -> tuple[
 
 
 def load(folder: str | Path, **kwargs: Any) -> tuple[nn.Module, Any]:
-    """The full model that ``save`` wrote; a missing or unexpected tensor is an error."""
+    """The full model that ``save`` wrote, by folder or hub name; a missing or unexpected tensor is an error.
+
+    ``kwargs`` go to ``from_pretrained``: ``dtype``, ``device_map``, and for a hub name ``revision`` or ``token``.
+    """
     return save.load(Path(folder), build_all, **kwargs)

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from yarbus.core.errors import ConfigError
 from yarbus.core.places import PLACES
-from yarbus.models.attachment import Attachment, Method, attachment_of, is_attached
+from yarbus.models.attachment import Attachment, Method, attachment_of, check_names, is_attached
 from yarbus.models.context import receive_context, release_context
 from yarbus.models.encoders import VisionEncoder, encoders_of, load_encoder
 from yarbus.models.fingerprint import fingerprint
@@ -17,12 +18,28 @@ from yarbus.models.processor import attach_to_processor, detach_from_processor, 
 from yarbus.models.question import Question
 from yarbus.models.recompute import bind
 from yarbus.models.slot import ContextSlot
-from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, special_ids
+from yarbus.models.text_encoder import (
+    LANGUAGE_EMBEDDINGS,
+    TextEncoder,
+    load_context_tokenizer,
+    load_text_encoder,
+    special_ids,
+)
 from yarbus.models.vlm import VLM
 from yarbus.models.wrapper import ContextMixin, context_class
 
 FROZEN = "frozen"
 """The method that asks for a place as it is: it never takes out what an earlier stage attached."""
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raises for what stands around a model: hooks and the class swap would land on the wrapper."""
+    if not isinstance(model, PreTrainedModel):
+        raise ConfigError(
+            f"cannot attach to {type(model).__name__}",
+            why="it is no transformers model, but something around one",
+            fix="attach before torch.compile, DDP or get_peft_model wrap the model",
+        )
 
 
 def _begin(vlm: VLM, keep_base: bool) -> Attachment:
@@ -93,10 +110,14 @@ def _attach_method(vlm: VLM, attachment: Attachment, place: str, method: Method)
             why="a method stays where an earlier stage attached it",
             fix=f"name the same method with the same options, or start from a model without '{holds.name}'",
         )
-    attachment.places[place] = method
     before = set(attachment.inserted)
-    method.attach(vlm, place, attachment)
-    attachment.settle(vlm, place)
+    try:
+        method.attach(vlm, place, attachment)
+        attachment.settle(vlm, place)
+    except BaseException:
+        attachment.abandon()
+        raise
+    attachment.places[place] = method  # not before: a stage that failed and is tried again must attach
     for path in attachment.inserted - before:
         module = vlm.model.get_submodule(path)
         module.train(vlm.model.training)
@@ -119,12 +140,13 @@ def set_stage(
     ``vision_encoders``: those that its methods need, where they are loaded already.
 
     Raises:
-        ConfigError: a method that does not fit its place or tower, a place that holds another method, or a method
-            that reads the question without a text encoder.
+        ConfigError: a method that does not fit its place or tower, a place that holds another method, a method that
+            reads the question without a text encoder, or something around a model (compiled, DDP, peft).
     """
     unknown = [place for place in places if place not in PLACES]
     if unknown:
         raise ConfigError(f"unknown place '{unknown[0]}'", fix=f"use one of: {', '.join(PLACES)}")
+    refuse_wrapped(model)
     vlm = VLM.of(model)
     needs_text = any(method.reads_question for method in places.values())
     if needs_text and text_encoder is None and getattr(vlm.base_model, "context_encoder", None) is None:
@@ -138,6 +160,7 @@ def set_stage(
     encoder = None
     if needs_text and getattr(vlm.base_model, "context_encoder", None) is None:
         assert text_encoder is not None
+        _refuse_trained_table(vlm, text_encoder)
         encoder = text_encoder if isinstance(text_encoder, TextEncoder) else load_text_encoder(text_encoder, vlm)
     vision_encoders = vision_encoders or _further_encoders(vlm, places)
     is_first = not is_attached(model)
@@ -164,6 +187,23 @@ def _further_encoders(vlm: VLM, places: Mapping[str, Method]) -> dict[str, Visio
             fix="name the same, or start from a model without",
         )
     return {name: load_encoder(name, spec, vlm) for name, spec in wanted.items()}
+
+
+def _refuse_trained_table(vlm: VLM, text_encoder: str | TextEncoder) -> None:
+    """Raises where the copy of the embedding table would be of one that has trained: an adapter names the base alone,
+    whose table is another one."""
+    name = text_encoder.name if isinstance(text_encoder, TextEncoder) else text_encoder
+    if name != LANGUAGE_EMBEDDINGS or not is_attached(vlm.model):
+        return
+    table, trained = vlm.model.get_input_embeddings().weight, attachment_of(vlm.model).parameters
+    here = next(path for path, parameter in vlm.model.named_parameters() if parameter is table)
+    if here in trained and trained[here].is_reachable:
+        raise ConfigError(
+            f"{LANGUAGE_EMBEDDINGS} would copy a table that an earlier stage trains",
+            where=here,
+            why="an adapter could not be loaded: its base has another table",
+            fix="attach what reads the question in the first stage, or name another text encoder",
+        )
 
 
 def _refuse_other_question(vlm: VLM, text_encoder: str | TextEncoder | None, question: Question | None) -> None:
@@ -235,6 +275,7 @@ def attach(
     keep_base: bool = False,
 ) -> tuple[nn.Module, Any]:
     """``set_stage`` for a model that has nothing attached; a second attach is refused."""
+    refuse_wrapped(model)
     if is_attached(model):
         raise ConfigError(
             "a method is attached to this model already", fix="call yarbus.detach(model) first, or load a fresh model"
@@ -249,22 +290,27 @@ def detach(model: nn.Module, processor: Any = None) -> nn.Module:
     ``attach(keep_base=True)``; without it detach refuses (``ConfigError``) and changes nothing.
     """
     attachment = attachment_of(model)
+    check_names(model)
     parameters = dict(model.named_parameters())
     if attachment.was_loaded_whole:
         raise ConfigError(
             "cannot detach: this model was loaded whole", fix="load the base, and the adapter if you want both"
         )
-    own = attachment.samples.keys() - attachment.untied.keys()  # a copy goes, trained or not
-    changed = [name for name in attachment.samples if name in own and attachment.was_trained(name, parameters[name])]
-    if changed and not attachment.keep_base:
+    changed = [
+        name
+        for name, before in attachment.noted.items()
+        if name not in attachment.untied and before.differs_from(parameters[name])  # a copy goes, trained or not
+    ]
+    if changed:
         raise ConfigError(
             f"cannot detach: {len(changed)} tensors of the base were trained in place",
             where=changed[0],
             fix="attach with keep_base=True, or load the base again",
         )
     with torch.no_grad():
-        for name in changed:
-            parameters[name].copy_(attachment.kept[name])
+        for name, kept in attachment.kept.items():
+            if name not in attachment.untied:
+                parameters[name].copy_(kept)
     _take_out(model, attachment.hooked, attachment.added)
     for path, module in attachment.replaced.items():
         parent, _, leaf = path.rpartition(".")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yarbus.core.errors import ConfigError, MismatchError
 from yarbus.core.places import GROUPS
 from yarbus.models.encoders import EncoderSpec
-from yarbus.models.fingerprint import sample
+from yarbus.models.fingerprint import checksum, sample
 from yarbus.models.question import Question
 from yarbus.models.slot import ContextSlot
 from yarbus.models.vlm import VLM, Layout
@@ -82,6 +82,12 @@ class Method(ABC):
         return False
 
     @property
+    def reads_question_tokens(self) -> bool:
+        """Whether it reads the question's token states (``TextStates.tokens``), and not its pooled vector alone: what a
+        text cache keeps. A method that does not say is given both."""
+        return self.reads_question
+
+    @property
     def reads_prompt(self) -> bool:
         """Whether it needs what the user said in the language model's own tokens (``context_prompt_ids``)."""
         return False
@@ -121,6 +127,27 @@ class Trained:
     """False for parameters of modules that run for nothing; they stay frozen."""
 
 
+@dataclass(frozen=True)
+class Before:
+    """What is noted of a tensor of the base, to tell later whether it was trained."""
+
+    dtype: torch.dtype
+    checksum: int
+    sample: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Before":
+        """The note of a tensor that is as the base has it."""
+        return cls(tensor.dtype, checksum(tensor), sample(tensor))
+
+    def differs_from(self, tensor: Tensor) -> bool:
+        """Whether any bit is another one. In another precision, where every bit is, the sample alone tells."""
+        if tensor.dtype == self.dtype:
+            return checksum(tensor) != self.checksum
+        now = sample(tensor)
+        return not torch.equal(now, self.sample.to(now.dtype))
+
+
 @dataclass
 class Attachment:
     """What was done to a model. Lives on the base model as ``context_attachment``."""
@@ -156,8 +183,8 @@ class Attachment:
     """Tokens of each image that the projector hands the language model, where a method changed their number."""
     untied: dict[str, bool] = field(default_factory=dict)
     """Name of an lm_head that got a weight of its own -> whether the config of the text half said that it is shared."""
-    samples: dict[str, Tensor] = field(default_factory=dict)
-    """Some numbers of each tensor trained in place, as they were at attach: they tell whether it was trained."""
+    noted: dict[str, Before] = field(default_factory=dict)
+    """Of each tensor trained in place what tells whether it was trained, where no copy was kept."""
     kept: dict[str, Tensor] = field(default_factory=dict)
     """Copies of tensors trained in place, where ``keep_base`` asked for them."""
     question: Question | None = None
@@ -242,21 +269,20 @@ class Attachment:
                 self.remember(name, parameter)
         self._pending = []
 
+    def abandon(self) -> None:
+        """Forgets what ``train`` declared for a method that failed, which must not pass for the next one's."""
+        self._pending = []
+
     def remember(self, name: str, parameter: nn.Parameter) -> None:
         """Notes a tensor of the base before it changes in place."""
-        if parameter.device.type != "meta":
-            self.samples.setdefault(name, sample(parameter))
-        if self.keep_base:
-            self.kept.setdefault(name, parameter.detach().clone())
+        if self.keep_base and name not in self.kept:
+            self.kept[name] = parameter.detach().clone()
+        elif not self.keep_base and name not in self.noted and parameter.device.type != "meta":
+            self.noted[name] = Before.of(parameter)
 
     def is_new(self, name: str) -> bool:
         """Whether a tensor came with an inserted module."""
         return any(name.startswith(f"{path}.") for path in self.inserted)
-
-    def was_trained(self, name: str, tensor: Tensor) -> bool:
-        """Whether a tensor of the base differs from what it was at attach. A change of precision is no training."""
-        now = sample(tensor)
-        return not torch.equal(now, self.samples[name].to(now.dtype))
 
 
 def _path_of(model: nn.Module, module: nn.Module) -> str:
@@ -276,8 +302,24 @@ def is_attached(model: nn.Module) -> bool:
     return getattr(model.base_model, "context_attachment", None) is not None
 
 
+def check_names(model: nn.Module) -> None:
+    """Raises ``MismatchError`` where a tensor that trains or has trained is not under its name any more.
+
+    What is left out of a save or a step by its name would be left out without a word.
+    """
+    here = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, trained in attachment_of(model).parameters.items():
+        if trained.is_reachable and name not in here:
+            raise MismatchError(
+                f"tensor '{name}' is not in the model any more",
+                why="another library has renamed it, or wrapped the model",
+                fix="merge or unload it first, and hand over the model that attach returned",
+            )
+
+
 def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """group -> {name: parameter} of everything that trains now and is reached by a gradient."""
+    check_names(model)
     attachment = attachment_of(model)
     groups: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -296,6 +338,7 @@ def declared_groups(model: nn.Module) -> list[str]:
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Everything added or trained so far, by name: what an adapter and a checkpoint hold."""
+    check_names(model)
     attachment = attachment_of(model)
     return {
         name: tensor

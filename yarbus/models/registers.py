@@ -48,6 +48,11 @@ def drop_registers(model: nn.Module, processor: Any) -> int:
     return number
 
 
+def drops_registers(model: nn.Module) -> bool:
+    """Whether it computes what no other program does with its tensors."""
+    return bool(getattr(model.config, REMEMBERED, 0))
+
+
 def restore_dropping(model: nn.Module) -> None:
     """Lets a model that has just been loaded drop registers, where its config says so."""
     number = getattr(model.config, REMEMBERED, 0)

@@ -1,9 +1,9 @@
 """Writing and reading what was attached: adapters beside their base, and full models.
 
 An adapter folder holds ``adapter.safetensors`` (everything added or trained), ``adapter.json``
-(methods, base and its fingerprint, hash of the tensors), and for methods that read the question
-the context tokenizer and the text encoder (copied if it came from a folder, else by name and
-fingerprint). Nothing is a pickle.
+(methods, base and its fingerprint, hash of the tensors, folders that belong to it), and for methods
+that read the question the context tokenizer and the text encoder (copied if it came from a folder,
+else by name and fingerprint). Nothing is a pickle.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from yarbus.core.errors import CheckpointError, MismatchError
-from yarbus.models.attach import detach, follow, set_requires_grad, set_stage
+from yarbus.core.plugins import resolve
+from yarbus.models.attach import detach, follow, refuse_wrapped, set_requires_grad, set_stage
 from yarbus.models.attachment import (
     Method,
     adapter_tensors,
@@ -32,20 +33,26 @@ from yarbus.models.attachment import (
 )
 from yarbus.models.encoders import FOLDER, EncoderSpec, VisionEncoder, encoder_from_config, encoders_of, load_encoder
 from yarbus.models.fingerprint import fingerprint
+from yarbus.models.hub import OPTIONS, from_hub, is_hub_name
 from yarbus.models.image_processors import load_image_processor
 from yarbus.models.load import load_processor
-from yarbus.models.processor import (
-    TOKENIZER_FOLDER,
-    attach_to_processor,
-    load_context_tokenizer_from,
-)
+from yarbus.models.pretrained import computation_of, reason
+from yarbus.models.processor import TOKENIZER_FOLDER, attach_to_processor
 from yarbus.models.question import Question
 from yarbus.models.registers import restore_dropping
-from yarbus.models.text_encoder import TextEncoder, load_context_tokenizer, load_text_encoder, text_encoder_from_config
+from yarbus.models.text_encoder import (
+    TextEncoder,
+    load_context_tokenizer,
+    load_text_encoder,
+    read_tokenizer,
+    special_ids,
+    text_encoder_from_config,
+)
 from yarbus.models.vlm import VLM
 from yarbus.models.wrapper import VARIANT, context_class
 
 SCHEMA = 1
+ENCODER_FOLDER = "text_encoder"
 DESCRIBED = {"schema", "yarbus", "base", "places", "question", "text_encoder", "sha256"}
 """Entries of ``adapter.json`` that loading needs."""
 Build = Callable[[Mapping[str, Any]], dict[str, Method]]
@@ -124,17 +131,37 @@ def save_adapter(model: nn.Module, folder: str | Path, processor: Any = None) ->
     save_file(tensors, folder / "adapter.safetensors", metadata={"format": "pt"})
     description = describe(model)
     description["sha256"] = _sha256(folder / "adapter.safetensors")
+    description["parts"] = _write_parts(model, folder, processor)
+    (folder / "adapter.json").write_text(json.dumps(description, indent=1, sort_keys=True))
+
+
+def _write_parts(model: nn.Module, folder: Path, processor: Any) -> list[str]:
+    """Writes what the adapter needs besides its tensors; returns the folders, so that no older one passes for its."""
+    parts = []
     encoder: TextEncoder | None = getattr(model.base_model, "context_encoder", None)
     if encoder is not None and encoder.folder is not None and encoder.encoder is not None:
-        encoder.encoder.save_pretrained(folder / "text_encoder")  # type: ignore[operator]
-        load_context_tokenizer(encoder, processor).save_pretrained(folder / "text_encoder")
+        tokenizer = load_context_tokenizer(encoder, processor)
+        encoder.encoder.save_pretrained(folder / ENCODER_FOLDER)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder / ENCODER_FOLDER)
+        parts.append(ENCODER_FOLDER)
     for name, further in encoders_of(model.base_model).items():  # type: ignore[arg-type]
         if further.folder is not None:
             further.model.save_pretrained(folder / FOLDER / name)  # type: ignore[operator]
             further.image_processor.save_pretrained(folder / FOLDER / name)
+            parts.append(f"{FOLDER}/{name}")
     if processor is not None and hasattr(processor, "context_tokenizer"):
         processor.context_tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
-    (folder / "adapter.json").write_text(json.dumps(description, indent=1, sort_keys=True))
+        parts.append(TOKENIZER_FOLDER)
+    return parts
+
+
+def _part(folder: Path, description: Mapping[str, Any], part: str) -> Path | None:
+    """Where the adapter keeps a part; None where it has none. Adapters without a list have what lies beside them."""
+    path = folder / part
+    told = description.get("parts")
+    if told is not None and part in told and not path.is_dir():
+        raise CheckpointError("damaged adapter", where=path, why="the folder is missing", fix="use another copy")
+    return path if path.is_dir() and (told is None or part in told) else None
 
 
 def _sha256(path: Path) -> str:
@@ -184,6 +211,7 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
         MismatchError: another base (both fingerprints), another text encoder, or tensors that do not fit.
         CheckpointError: a damaged or incomplete folder.
     """
+    refuse_wrapped(model)
     description = read_description(folder)
     tensors = _read_tensors(folder, description)
     if is_attached(model):
@@ -199,8 +227,11 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
         )
     places = build(description["places"])
     question = Question(**description["question"]) if description["question"] else None
-    encoder = _adapter_text_encoder(folder, description["text_encoder"], model)
-    further = _adapter_vision_encoders(folder, description.get("vision_encoders") or {}, model)
+    encoder = _adapter_text_encoder(folder, description, model)
+    tokenizer = None
+    if encoder is not None and processor is not None:
+        tokenizer = _adapter_tokenizer(folder, description, encoder, processor)
+    further = _adapter_vision_encoders(folder, description, model)
     set_stage(model, None, places, text_encoder=encoder, vision_encoders=further, question=question)
     try:
         load_adapter_tensors(model, tensors)
@@ -208,51 +239,85 @@ def load_adapter(model: nn.Module, processor: Any, folder: Path, build: Build) -
         detach(model)
         raise
     if encoder is not None:
-        special = frozenset(description["text_encoder"]["special_ids"])
-        model.base_model.context_special_ids = special  # type: ignore[union-attr]
-        if processor is not None:
-            tokenizer = _adapter_tokenizer(folder, encoder, processor)
+        model.base_model.context_special_ids = frozenset(description["text_encoder"]["special_ids"])  # type: ignore[union-attr]
+        if tokenizer is not None:
             attach_to_processor(processor, tokenizer, question or Question(), encoder.limit)
     if processor is not None:
         follow(processor, model)
     return model, processor
 
 
-def _adapter_vision_encoders(folder: Path, told: Mapping[str, Any], model: nn.Module) -> dict[str, VisionEncoder]:
+def _refuse_other_encoder(
+    what: str, where: object, told: Mapping[str, Any], found: str, encoder: nn.Module | None
+) -> None:
+    """Raises where a frozen encoder has not the weights, or does not compute with them, as in training."""
+    fix = "use the encoder that the adapter names"
+    if found != told["fingerprint"]:
+        why = f"the adapter was trained with {told['fingerprint']}, this is {found}"
+        raise MismatchError(f"{what} is another one", where=where, why=why, fix=fix)
+    if told.get("config") is None or encoder is None:
+        return
+    # An entry that this version of the library has no more cannot be heard.
+    then, now = computation_of(AutoConfig.for_model(**told["config"])), computation_of(encoder.config)
+    for key in now:
+        if then.get(key) != now[key]:
+            why = f"the adapter was trained with {key} {then.get(key)}, this has {now[key]}"
+            raise MismatchError(f"{what} is another one", where=where, why=why, fix=fix)
+
+
+def _adapter_vision_encoders(
+    folder: Path, description: Mapping[str, Any], model: nn.Module
+) -> dict[str, VisionEncoder]:
     encoders = {}
-    for name, one in sorted(told.items()):
-        copied = folder / FOLDER / name
+    for name, one in sorted((description.get("vision_encoders") or {}).items()):
+        copied = _part(folder, description, f"{FOLDER}/{name}")
         spec = EncoderSpec(one["path"], one["layer"])
-        encoders[name] = load_encoder(name, spec, VLM.of(model), str(copied) if copied.is_dir() else None)
-        if (found := encoders[name].fingerprint) != one["fingerprint"]:
-            raise MismatchError(
-                f"vision encoder '{name}' is another one",
-                where=encoders[name].source,
-                why=f"the adapter was trained with {one['fingerprint']}, this is {found}",
-                fix="use the encoder that the adapter names",
-            )
+        encoders[name] = load_encoder(name, spec, VLM.of(model), None if copied is None else str(copied))
+        now = encoders[name]
+        _refuse_other_encoder(f"vision encoder '{name}'", now.source, one, now.fingerprint, now.model)
     return encoders
 
 
-def _adapter_tokenizer(folder: Path, encoder: TextEncoder, processor: Any) -> Any:
-    if (folder / TOKENIZER_FOLDER).is_dir():
-        return load_context_tokenizer_from(folder)
-    return load_context_tokenizer(encoder, processor)
+def _saved_tokenizer(path: Path) -> Any:
+    """The context tokenizer in a folder beside a model or an adapter."""
+    if not path.is_dir():
+        raise CheckpointError(
+            "the context tokenizer is missing",
+            where=path,
+            why="the features of this model depend on the question",
+            fix="save model and processor again (yarbus.save), or use another copy",
+        )
+    try:
+        return read_tokenizer(path)
+    except ValueError as error:
+        raise CheckpointError(
+            "cannot read the context tokenizer", where=path, why=str(error), fix="use another copy"
+        ) from None
 
 
-def _adapter_text_encoder(folder: Path, text: Mapping[str, Any] | None, model: nn.Module) -> TextEncoder | None:
+def _adapter_tokenizer(folder: Path, description: Mapping[str, Any], encoder: TextEncoder, processor: Any) -> Any:
+    """The context tokenizer of an adapter, with the special tokens that it had in training."""
+    copied = _part(folder, description, TOKENIZER_FOLDER) or _part(folder, description, ENCODER_FOLDER)
+    tokenizer = load_context_tokenizer(encoder, processor) if copied is None else _saved_tokenizer(copied)
+    told, found = description["text_encoder"]["special_ids"], sorted(special_ids(tokenizer))
+    if told and told != found:  # none are told of a model that was attached without a processor
+        raise MismatchError(
+            "the context tokenizer is another one",
+            where=encoder.source if copied is None else copied,
+            why=f"the adapter was trained with special tokens {told}, this has {found}",
+            fix="use the tokenizer of the text encoder that the adapter names",
+        )
+    return tokenizer
+
+
+def _adapter_text_encoder(folder: Path, description: Mapping[str, Any], model: nn.Module) -> TextEncoder | None:
+    text = description["text_encoder"]
     if text is None:
         return None
-    copied = folder / "text_encoder"
-    encoder = load_text_encoder(text["name"], VLM.of(model), str(copied) if copied.is_dir() else None)
-    found = fingerprint(encoder.state_dict())
-    if found != text["fingerprint"]:
-        raise MismatchError(
-            f"text encoder '{encoder.name}' is another one",
-            where=folder,
-            why=f"the adapter was trained with {text['fingerprint']}, this is {found}",
-            fix="use the encoder that the adapter names",
-        )
+    copied = _part(folder, description, ENCODER_FOLDER)
+    encoder = load_text_encoder(text["name"], VLM.of(model), None if copied is None else str(copied))
+    what = f"text encoder '{encoder.name}'"
+    _refuse_other_encoder(what, folder, text, fingerprint(encoder.state_dict()), encoder.encoder)
     return encoder
 
 
@@ -268,21 +333,40 @@ def save(model: nn.Module, processor: Any, folder: str | Path) -> None:
         processor.save_pretrained(folder)
 
 
-def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
-    """Reads what ``save`` wrote. ``kwargs`` go to ``from_pretrained`` (dtype, device_map).
-
-    Raises:
-        CheckpointError: a tensor is missing, unexpected, or the folder holds no model.
-    """
+def _config_of(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            "not a model", where=folder, why=reason, fix="give a folder that yarbus.save wrote"
+            "not a model", where=folder, why=reason(error), fix="give a folder that yarbus.save wrote"
         ) from None
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise CheckpointError(
+            "not a vision-language model",
+            where=folder,
+            why=f"its config is a {type(config).__name__}",
+            fix="give a folder that yarbus.save wrote",
+        )
+    return config
+
+
+def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
+    """Reads what ``save`` wrote: a folder, ``plug-in:path`` or a hub name. ``kwargs`` go to ``from_pretrained`` (dtype,
+    device_map), and those that say how to fetch (revision, token) to the hub.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or the folder holds no model.
+        ConfigError: neither a folder nor a hub name.
+    """
+    name = str(folder)
+    folder, hub = Path(resolve(name)), {key: kwargs.pop(key) for key in OPTIONS & kwargs.keys()}
+    if is_hub_name(folder):
+        folder = from_hub(name, **hub)
+    config = _config_of(folder)
     plain = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     description = getattr(config, "yarbus", None)
+    reads_question = description is not None and description["text_encoder"] is not None
+    tokenizer = _saved_tokenizer(folder / TOKENIZER_FOLDER) if reads_question else None
     cls = plain if description is None else _class_with_structure(plain, description, build)
     options = {"output_loading_info": True, "use_safetensors": True, **kwargs}
     if description is not None:
@@ -291,7 +375,7 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
         model, report = cls.from_pretrained(folder, trust_remote_code=False, **options)  # type: ignore[attr-defined, union-attr]
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            "cannot read the weights", where=folder, why=str(error).splitlines()[0], fix="use another copy"
+            "cannot read the weights", where=folder, why=reason(error), fix="use another copy"
         ) from None
     if description is not None:
         model.__class__ = context_class(plain, tuple(sorted(description.get("vision_encoders") or ())))
@@ -305,6 +389,7 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
             fix="save the model again, or use another copy",
         )
     restore_dropping(model)
+    model.config._name_or_path = name
     processor = load_processor(folder, config)
     if description is not None:
         attachment = attachment_of(model)
@@ -312,16 +397,13 @@ def load(folder: Path, build: Build, **kwargs: Any) -> tuple[nn.Module, Any]:
         base = description["base"]
         attachment.base_class, attachment.base_name = base["class"], base["name"]
         attachment.base_fingerprint = base["fingerprint"]
-        if description["text_encoder"] is not None:
+        if tokenizer is not None:
             model.base_model.context_special_ids = frozenset(description["text_encoder"]["special_ids"])
-            if processor is not None and (folder / TOKENIZER_FOLDER).is_dir():
-                limit = model.base_model.context_encoder.limit
-                tokenizer = load_context_tokenizer_from(folder)
-                attach_to_processor(processor, tokenizer, attachment.question or Question(), limit)
-        for name, one in encoders_of(model.base_model).items():
-            one.image_processor = load_image_processor(folder / FOLDER / name)
-        if processor is not None:
-            follow(processor, model)
+            limit, question = model.base_model.context_encoder.limit, attachment.question or Question()
+            attach_to_processor(processor, tokenizer, question, limit)
+        for encoder, one in encoders_of(model.base_model).items():
+            one.image_processor = load_image_processor(folder / FOLDER / encoder)
+        follow(processor, model)
         # The base's own networks were never there: a model loaded whole cannot be detached to its base.
         attachment.replaced.clear()
         attachment.folded = set(description.get("folded", ()))

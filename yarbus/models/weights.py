@@ -27,8 +27,7 @@ DTYPES = {
 """Precisions by their names in a file; others (float8 and narrower) are quantised weights."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ALIGNMENT = 8
-SINGLE = tuple(f"model{variant}.safetensors" for variant in ("", f".{VARIANT}"))
-INDEX = tuple(f"model.safetensors.index{variant}.json" for variant in ("", f".{VARIANT}"))
+INDEX = ("model.safetensors.index.json", f"model.safetensors.index.{VARIANT}.json")
 
 
 @dataclass(frozen=True)
@@ -125,16 +124,20 @@ def file_weights(path: Path) -> Weights:
 def model_weights(folder: Path) -> Weights:
     """The tensors of a full model's folder, which ``yarbus.save`` or the library wrote, whole or in shards.
 
+    Where both have written, ``config.json`` says whose model it is.
+
     Raises:
         CheckpointError: a shard is missing or damaged, or there are no safetensors.
     """
-    for name in SINGLE:
-        if (folder / name).is_file():
-            return file_weights(folder / name)
-    for name in INDEX:
-        if (folder / name).is_file():
-            return _sharded(folder, name)
-    why = "it has neither model.safetensors nor model.safetensors.index.json; pickles are never read"
+    config = folder / "config.json"
+    is_ours = config.is_file() and "yarbus" in read_record(config)
+    variant = f".{VARIANT}" if is_ours else ""
+    single, index = f"model{variant}.safetensors", f"model.safetensors.index{variant}.json"
+    if (folder / single).is_file():
+        return file_weights(folder / single)
+    if (folder / index).is_file():
+        return _sharded(folder, index)
+    why = f"it has neither {single} nor {index}; pickles are never read"
     raise CheckpointError("no weights", where=folder, why=why, fix="save the model as safetensors")
 
 

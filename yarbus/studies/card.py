@@ -8,6 +8,7 @@ from yarbus.core.own_names import own_name
 from yarbus.core.yaml import dump_yaml
 from yarbus.report.costs import rate_text
 from yarbus.report.runs import Run
+from yarbus.studies.servers import Kind
 
 SHOWN_PACKAGES = ("yarbus", "torch", "transformers", "peft")
 PLAIN = """```python
@@ -24,6 +25,15 @@ model, processor = yarbus.load("{name}")
 
 It needs `pip install yarbus`: modules that the library does not know are part of it. Plain `from_pretrained` finds no
 weights here, which is meant: it would fill those modules with random numbers."""
+REGISTERS = """```python
+import yarbus
+
+model, processor = yarbus.load("{name}")
+```
+
+It needs `pip install yarbus`, which takes the registers out of what the vision tower returns. Plain `from_pretrained`
+loads these weights too, but fails at the first picture: with the registers it has more features than places."""
+LOADING = {"plain": PLAIN, "registers": REGISTERS, "full": FULL}
 LICENCE = (
     "Not stated by the run. The base model's licence, and those of the data, hold for this model too: "
     "write `license:` into the head of this file."
@@ -48,6 +58,7 @@ def hub_name(base: str) -> str | None:
     """The base as ``base_model:`` of a card may name it; None where it is a folder or a plug-in's."""
     parts = base.split("/")
     is_name = len(parts) == 2 and all(parts) and not base.startswith((".", "~")) and ":" not in base
+    is_name = is_name and not Path(base).exists()  # a folder below the current one looks the same
     return base if is_name else None
 
 
@@ -94,7 +105,7 @@ def card(
     base: str,
     places: Mapping[str, Mapping[str, Any]],
     folded: Iterable[str],
-    is_plain: bool,
+    kind: Kind,
     dtype: str,
     servers: Iterable[Mapping[str, str]],
     run: Run | None,
@@ -103,15 +114,15 @@ def card(
     it; ``run``: None where an adapter or a model without its run was exported."""
     known = hub_name(base)
     head = ["---", *([f"base_model: {known}"] if known else []), "pipeline_tag: image-text-to-text"]
-    head += [f"library_name: {'transformers' if is_plain else 'yarbus'}", "tags: [yarbus]", "---"]
+    head += [f"library_name: {'transformers' if kind == 'plain' else 'yarbus'}", "tags: [yarbus]", "---"]
     base = without_folders(base) or "a base without a name"
-    kind = "an ordinary Hugging Face model" if is_plain else "a Yarbus model"
+    called = "an ordinary Hugging Face model" if kind == "plain" else "a Yarbus model"
     parts = [
         "\n".join(head),
         f"# {name.rpartition('/')[2]}",
-        f"{base}, tuned with [Yarbus](https://pypi.org/project/yarbus): {kind} in {dtype}.",
+        f"{base}, tuned with [Yarbus](https://pypi.org/project/yarbus): {called} in {dtype}.",
         "## Load it",
-        (PLAIN if is_plain else FULL).format(name=name),
+        LOADING[kind].format(name=name),
         "## What was trained",
         _trained(places) if places else "Nothing: these are the base's own weights.",
     ]

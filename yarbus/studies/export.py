@@ -2,7 +2,8 @@
 
 Methods that train tensors in place (full, bitfit, layernorm, a head's lm_head) have nothing to fold, LoRA's update goes
 into the weights beside it, and a blend (``yarbus interpolate``) is what its two sides are. What is left then decides:
-without an inserted module the result is plain; with one it is a full yarbus model, which plain loaders refuse.
+without an inserted module the result is plain; with one it is a full yarbus model, which plain loaders refuse. A model
+from parts whose registers are dropped is neither: its tensors are ordinary, but only Yarbus drops them.
 """
 
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from yarbus.core.records import write_json, write_text
 from yarbus.methods.lora import LoRA, fold
 from yarbus.models.attachment import attachment_of, is_attached
 from yarbus.models.processor import detach_from_processor
+from yarbus.models.registers import drops_registers
 from yarbus.models.save import save
 from yarbus.report.runs import Run, read_run
 from yarbus.studies.card import card
-from yarbus.studies.servers import verdicts
+from yarbus.studies.servers import Kind, verdicts
 from yarbus.training.run import load_run
 
 RECORD = "export.json"
@@ -41,8 +43,7 @@ class Exported:
 
     folder: Path
     base: str
-    is_plain: bool
-    """Whether plain transformers loads it."""
+    kind: Kind
     folded: tuple[str, ...]
     """Places whose low-rank update is in the weights now."""
     stays: dict[str, str]
@@ -52,13 +53,18 @@ class Exported:
     url: str | None = None
     """Where it was uploaded."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether plain transformers computes the same."""
+        return self.kind == "plain"
+
     def to_json(self) -> dict[str, Any]:
         """As ``export.json`` and ``--json`` have it."""
         return {
             "schema": 1,
             "yarbus": version("yarbus"),
             "base": self.base,
-            "kind": "plain" if self.is_plain else "full",
+            "kind": self.kind,
             "folded": list(self.folded),
             "stays": self.stays,
             "dtype": self.dtype,
@@ -127,22 +133,22 @@ def export(
     if folded:
         model = fold(model)
     stays = _stays(model)
-    is_plain = not stays
-    if is_plain and processor is not None:
+    kind: Kind = "full" if stays else "registers" if drops_registers(model) else "plain"
+    if not stays and processor is not None:
         detach_from_processor(processor)
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
     written = str(next(model.parameters()).dtype).removeprefix("torch.")
-    servers = verdicts(is_plain)
+    servers = verdicts(kind)
     exported = Exported(
-        folder=out, base=base, is_plain=is_plain, folded=tuple(folded), stays=stays, dtype=written, servers=servers
+        folder=out, base=base, kind=kind, folded=tuple(folded), stays=stays, dtype=written, servers=servers
     )
     text = card(
         name=push_to_hub or out.name,
         base=base,
         places=places,
         folded=folded,
-        is_plain=is_plain,
+        kind=kind,
         dtype=written,
         servers=servers,
         run=_run_of(source),

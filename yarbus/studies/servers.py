@@ -8,16 +8,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal["honours", "refuses", "ignores"]
+Kind = Literal["plain", "registers", "full"]
+"""An ordinary folder; ordinary tensors of a model that drops its tower's registers, which Yarbus alone does; a full
+yarbus model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One program, and what it does with either kind of folder."""
+    """One program, and what it does with each kind of folder."""
 
     name: str
     plain: Verdict
     """With an ordinary folder, whose every tensor has a place in the library's own model."""
     plain_why: str
+    registers: Verdict
+    """With ordinary tensors of a model that drops its tower's registers."""
+    registers_why: str
     full: Verdict
     """With a full yarbus model, whose inserted modules the library does not know."""
     full_why: str
@@ -28,6 +34,8 @@ SERVERS = (
         name="yarbus.load",
         plain="honours",
         plain_why="it reads ordinary folders too",
+        registers="honours",
+        registers_why="it drops the registers, as config.json says",
         full="honours",
         full_why="it attaches what config.json describes before it reads the weights",
     ),
@@ -35,6 +43,8 @@ SERVERS = (
         name="transformers",
         plain="honours",
         plain_why="an ordinary checkpoint of its own class",
+        registers="refuses",
+        registers_why="it loads the weights and fails at the first picture, which has more features than places",
         full="refuses",
         full_why="the weights carry the variant 'yarbus', so from_pretrained finds none",
     ),
@@ -42,6 +52,8 @@ SERVERS = (
         name="vLLM",
         plain="honours",
         plain_why="if it serves the base: same architecture, same tensor names",
+        registers="refuses",
+        registers_why="it knows no tower with registers in a LLaVA",
         full="refuses",
         full_why="config.json names an architecture (Context...) that it does not have",
     ),
@@ -49,6 +61,9 @@ SERVERS = (
         name="SGLang",
         plain="honours",
         plain_why="if it serves the base: same architecture, same tensor names",
+        registers="ignores",
+        registers_why="if it loads the tower at all: a picture then has more features than places, and there are "
+        "versions that cut them with a warning instead of stopping",
         full="refuses",
         full_why="config.json names an architecture (Context...) that it does not have",
     ),
@@ -56,6 +71,8 @@ SERVERS = (
         name="TGI",
         plain="honours",
         plain_why="if it serves the base: same architecture, same tensor names",
+        registers="refuses",
+        registers_why="it knows no tower with registers in a LLaVA",
         full="ignores",
         full_why="it goes by model_type, which is the base's: tensors beside the base's own (prompts, a head) are left "
         "out without a word; where a module was replaced it fails for want of the old tensors",
@@ -65,6 +82,8 @@ SERVERS = (
         plain="honours",
         plain_why="if both halves are converted from this folder; a ready-made vision file (mmproj), or a tower "
         "taken from its original repository as older LLaVA instructions have it, is the untuned one",
+        registers="refuses",
+        registers_why="its converter knows no tower with registers in a LLaVA",
         full="refuses",
         full_why="the converter goes by the architecture's name; beside the base's ready-made files nothing of this "
         "folder would be used",
@@ -73,6 +92,8 @@ SERVERS = (
         name="ONNX (optimum)",
         plain="honours",
         plain_why="if it exports the base's architecture",
+        registers="refuses",
+        registers_why="it exports what transformers computes, which fails at the first picture",
         full="refuses",
         full_why="it loads with transformers, which finds no weights; an exported tower would have no input for the "
         "question",
@@ -80,13 +101,9 @@ SERVERS = (
 )
 
 
-def verdicts(is_plain: bool) -> list[dict[str, str]]:
-    """What each program does with an ordinary folder, or with a full yarbus model: name, verdict and reason."""
+def verdicts(kind: Kind) -> list[dict[str, str]]:
+    """What each program does with a folder of this kind: name, verdict and reason."""
     return [
-        {
-            "server": server.name,
-            "verdict": server.plain if is_plain else server.full,
-            "why": server.plain_why if is_plain else server.full_why,
-        }
+        {"server": server.name, "verdict": getattr(server, kind), "why": getattr(server, f"{kind}_why")}
         for server in SERVERS
     ]
