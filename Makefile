@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 2
 # One torch thread per process: two under contention were measured up to 8 times slower than one.
 export OMP_NUM_THREADS := 1
 
-.PHONY: quickstart test lint study
+.PHONY: quickstart test matrix lint study
 
 quickstart: $(INSTALLED)
 	$(BIN)/yarbus quickstart
@@ -21,6 +21,10 @@ study: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+
+# Every method on every small model: about an hour of two cores. Goes on where it was interrupted.
+matrix: $(INSTALLED)
+	$(BIN)/python -m tests.matrix.run --jobs $(PYTEST_WORKERS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from yarbus.core.places import GROUPS, PLACES
 from yarbus.core.recipe import load_recipe
 from yarbus.methods import METHODS
 from yarbus.models.question import Question
+from yarbus.models.tested import tested
 from yarbus.models.vlm import FAMILIES, TOWERS, Family, Tower
 
 FOLDER = Path(__file__).parent
@@ -193,8 +194,9 @@ def methods() -> str:
         for place, entries in METHODS.items()
     ]
     starts = (
-        "`start` says what attaching does to the outputs before training: `identity` nothing, bit for bit; `rounding` "
-        "no more than rounding; `changes` something that the method documents."
+        "`start` says what attaching does to the outputs before training: `identity` nothing (bit for bit, "
+        "where torch multiplies by a frozen matrix as by one that trains: not behind a SigLIP); `rounding` no more "
+        "than rounding; `changes` something that the method documents."
     )
     parts = [part for cls in classes for part in _method(cls)]
     title, what = "Methods", "What can be attached to each place of a model."
@@ -377,6 +379,82 @@ def models() -> str:
     )
 
 
+# ---- the behaviour matrix ----
+
+
+def _outcome(cell: dict[str, Any] | None) -> str:
+    """A cell of the table: checks that hold, those that the base cannot in brackets, those that fail in bold."""
+    if cell is None:
+        return "not run"
+    if "refused" in cell:
+        return "refused"
+    base, fails = len(cell.get("base_cannot", ())), len(cell.get("fails", ()))
+    return f"{cell['holds']}{f' ({base})' if base else ''}{f' **{fails}**' if fails else ''}"
+
+
+def _reasons(found: dict[str, Any], kind: str) -> list[str]:
+    """One line per reason, with the methods and checks that it holds for."""
+    lines: dict[tuple[str, str], set[str]] = {}
+    for case, cell in found["methods"].items():
+        outcomes = cell.get(kind, {})
+        for check, why in ({"": outcomes} if isinstance(outcomes, str) else outcomes).items():
+            lines.setdefault((check, _same_for_all(why)), set()).add(case)
+    every = {case for case, cell in found["methods"].items() if "refused" not in cell}
+    rows = []
+    for (check, why), cases in lines.items():
+        whom = "every method" if cases >= every and check else ", ".join(sorted(cases))
+        rows.append(f"- {f'{_claim(check)} ({whom})' if check else whom}: {why}")
+    return rows
+
+
+def _same_for_all(why: str) -> str:
+    """A reason without the numbers of one run, and without what would break a line of Markdown."""
+    text = why.split(" Mismatched elements")[0].replace("|", " ").replace("<", "(").replace(">", ")")
+    return " ".join(text.split())
+
+
+def _claim(check: str) -> str:
+    return check.removeprefix("test_").replace("_", " ")
+
+
+def matrix() -> str:
+    found = tested()
+    cases = list(dict.fromkeys(case for model in found.values() for case in model["methods"]))
+    checks = sum(cell.get("holds", 0) for model in found.values() for cell in model["methods"].values())
+    versions = sorted({f"transformers {model['transformers']}, torch {model['torch']}" for model in found.values()})
+    kinds = [
+        (
+            name,
+            f"`{model['config']}`",
+            f"`{model['tower']}`",
+            str(sum("refused" not in c for c in model["methods"].values())),
+        )
+        for name, model in found.items()
+    ]
+    rows = [(case, *(_outcome(model["methods"].get(case)) for model in found.values())) for case in cases]
+    limits = [
+        part
+        for name, model in found.items()
+        if (lines := _reasons(model, "base_cannot") + _reasons(model, "fails") + _reasons(model, "refused"))
+        for part in (f"### {name}", "\n".join(lines))
+    ]
+    return page(
+        "The behaviour matrix",
+        f"Every method on a small random model of every family and kind of tower: {checks:,} checks hold "
+        f"({'; '.join(versions)}). `make matrix` runs them; the checks are the tests in "
+        "[tests/matrix](../../tests/matrix), the methods the small versions in "
+        "[cases.py](../../tests/methods/cases.py). Released weights were not run.",
+        "A number counts the checks that hold; in brackets stand those that the unchanged model fails as well when the "
+        'same check is run on it ("base cannot"); in bold those that fail. Methods differ in how many checks say '
+        "something about them.",
+        table(("model", "family", "tower", "methods"), kinds),
+        "## Method by model",
+        table(("", *found), rows),
+        "## What the base cannot, and what is refused",
+        *limits,
+    )
+
+
 # ---- Python ----
 
 
@@ -422,6 +500,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": command_line,
     "errors.md": exit_codes,
     "models.md": models,
+    "matrix.md": matrix,
     "python.md": python,
 }
 

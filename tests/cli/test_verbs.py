@@ -167,6 +167,7 @@ def test_families_and_towers_say_what_they_are_and_how_images_lie_in_them(kind, 
     assert all(len(row["what"]) > 20 for row in rows.values())
     if kind == "families":
         assert (rows["LlavaConfig"]["images"], rows["MllamaConfig"]["images"]) == ("tokens", "cross")
+        assert "llava" in {one["model"] for one in rows["LlavaConfig"]["tested"] if one["holds"] > 100}
     else:
         assert rows["CLIPVisionConfig"]["layout"] == "images tokens dim"
         assert rows["PixtralVisionConfig"]["layout"] == "total dim"

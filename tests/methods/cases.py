@@ -61,4 +61,4 @@ CASES = {
     "head carpe lm_head kept": Case("head", CARPE(train_lm_head=False)),
     "head carpe lm_head alone": Case("head", CARPE(weighting="fixed", vision_weight=0.0)),
 }
-"""By a name that tests show. Every entry of every table must have one: ``test_every_method`` checks it."""
+"""By a name that tests show. Every entry of every table must have one: ``tests.matrix`` checks it."""

@@ -9,8 +9,9 @@ import torch
 import yarbus
 from tests import tiny
 from tests.docs.pages import blocks
+from tests.matrix import test_rows, test_saving, test_start, test_training
+from tests.matrix.cells import Cell
 from tests.methods import cases
-from tests.methods import test_every_method as every
 from tests.models.batches import ask
 from yarbus.core.errors import ConfigError
 from yarbus.methods import METHODS
@@ -37,17 +38,18 @@ def test_it_is_shorter_than_60_lines():
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_invariant_of_the_shipped_methods_holds_for_it(family, ssf, text_encoder, pictures, tmp_path):
-    case = (family, "vision ssf", text_encoder, pictures)
-    every.test_attaching_changes_what_start_declares_and_detaching_restores_every_bit(*case)
-    every.test_all_that_is_declared_has_a_gradient_and_nothing_else(*case)
-    every.test_a_step_moves_what_is_declared_and_nothing_else(*case)
-    every.test_rows_may_be_permuted(*case)
-    every.test_a_copy_is_a_model_of_its_own(*case)
+    cell = Cell(family, "vision ssf")
+    case = (cell, text_encoder, pictures)
+    test_start.test_attaching_changes_what_start_declares_and_detaching_restores_every_bit(*case)
+    test_start.test_all_that_is_declared_has_a_gradient_and_nothing_else(*case)
+    test_start.test_a_step_moves_what_is_declared_and_nothing_else(*case)
+    test_rows.test_rows_may_be_permuted(*case)
+    test_start.test_a_copy_is_a_model_of_its_own(*case)
     for kind in ("adapter", "full"):
-        every.test_what_is_saved_is_what_is_loaded(family, "vision ssf", kind, text_encoder, pictures, tmp_path / kind)
+        test_saving.test_what_is_saved_is_what_is_loaded(cell, kind, text_encoder, pictures, tmp_path / kind)
     for reentrant in (True, False):
-        every.test_checkpointing_gives_equal_gradients_over_two_forwards(
-            family, "vision ssf", reentrant, text_encoder, pictures
+        test_training.test_checkpointing_gives_equal_gradients_over_two_forwards(
+            cell, reentrant, text_encoder, pictures
         )
 
 

@@ -45,6 +45,7 @@ def _methods() -> list[dict[str, Any]]:
 
 
 def _families() -> list[dict[str, Any]]:
+    from yarbus.models.tested import tested_of
     from yarbus.models.vlm import FAMILIES
 
     return [
@@ -55,6 +56,7 @@ def _families() -> list[dict[str, Any]]:
             "projector": family.projector,
             "language": family.language_model,
             "images": "cross" if family.cross_attends else "tokens",
+            "tested": tested_of(name),
         }
         for name, family in FAMILIES.items()
     ]
@@ -93,7 +95,7 @@ def _recipes() -> list[dict[str, Any]]:
     for name in recipe_files():
         recipe = load_recipe(name)
         variants = list(recipe.compare.variants) if recipe.compare else []
-        rows.append({"recipe": name, "base": recipe.model.base, "stages": list(recipe.stages), "variants": variants})
+        rows.append({"recipe": name, "base": recipe.model.title, "stages": list(recipe.stages), "variants": variants})
     return rows
 
 
@@ -130,9 +132,15 @@ def _briefly(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [facts, [{"method": method, "what": what} for method, what in meanings]]
 
 
+def _how_much(value: Any) -> Any:
+    """What was tested of a family, in short: on how many small models, how many checks hold."""
+    is_record = isinstance(value, list) and all(isinstance(one, dict) for one in value)
+    return f"{sum(one['holds'] for one in value):,} checks" if is_record and value else value
+
+
 def _apart(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Families or towers in two tables: a line of facts each, and what each is."""
-    facts = [{key: value for key, value in row.items() if key != "what"} for row in rows]
+    facts = [{key: _how_much(value) for key, value in row.items() if key != "what"} for row in rows]
     return [facts, [{"config": row["config"], "what": row["what"]} for row in rows]]
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from tests.matrix.cells import BY_TEXT, OTHER, attached, logits, plain
 from tests.models.batches import QUESTIONS, ask
-from tests.models.test_families import BY_TEXT, OTHER, attached, logits, plain
 from yarbus.models.attachment import attachment_of
 from yarbus.models.vlm import FAMILIES
 

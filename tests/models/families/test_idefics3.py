@@ -5,8 +5,8 @@ from contextlib import suppress
 import pytest
 import torch
 
+from tests.matrix.cells import BY_TEXT, DENSE, OTHER, attached, logits, plain
 from tests.models.batches import QUESTIONS, ask
-from tests.models.test_families import BY_TEXT, DENSE, OTHER, attached, logits, plain
 from yarbus.models.attachment import attachment_of
 from yarbus.models.vlm import FAMILIES, VLM
 

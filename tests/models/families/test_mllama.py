@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import yarbus
+from tests.matrix.cells import BY_TEXT, OTHER, attached, logits, loss, plain
 from tests.models.batches import QUESTIONS, ask
-from tests.models.test_families import BY_TEXT, OTHER, attached, logits, loss, plain
 from yarbus.core.errors import ConfigError, DataError
 from yarbus.methods import VPT, CoVFT, QAViT
 from yarbus.models.attachment import attachment_of, is_attached

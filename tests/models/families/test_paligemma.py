@@ -2,8 +2,8 @@
 
 import torch
 
+from tests.matrix.cells import attached, logits
 from tests.models.batches import ask
-from tests.models.test_families import attached, logits
 
 
 def question_of(processor, batch) -> list[str]:

@@ -1,6 +1,6 @@
 """Qwen2-VL: a tower whose config says under ``hidden_size`` how wide the language model is."""
 
-from tests.models.test_families import plain
+from tests.matrix.cells import plain
 from yarbus.models.vlm import VLM
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import yarbus
+from tests.matrix.cells import OTHER, attached, logits, loss, plain
 from tests.models.batches import QUESTIONS, ask
-from tests.models.test_families import OTHER, attached, logits, loss, plain
 from yarbus.methods import CoVFT
 from yarbus.models.attachment import parameter_groups
 from yarbus.models.vlm import VLM

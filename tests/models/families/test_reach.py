@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.matrix.cells import OTHER, attached, logits, plain
 from tests.models.batches import QUESTIONS, ask
-from tests.models.test_families import OTHER, attached, logits, plain
 from yarbus.methods import CoVFT
 from yarbus.models.vlm import VLM
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.matrix.cells import attached
 from tests.models.batches import ask
-from tests.models.test_families import attached
 from yarbus.core.errors import DataError
 
 WITH_VIDEOS = ["internvl", "llava_onevision", "molmo2", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]

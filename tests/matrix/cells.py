@@ -1,0 +1,173 @@
+"""Cells of the behaviour matrix: one method on one small model, and what every check needs of them.
+
+``make test`` checks what ``chosen`` says: every model with CoVFT, and every method on the two models of
+``tests.tiny.FAMILIES``. ``make matrix`` checks every method on every model (``tests.matrix.run``).
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import yarbus
+from tests import tiny
+from tests.methods import cases
+from yarbus.core.errors import ConfigError
+from yarbus.methods import CoVFT
+from yarbus.models.attachment import Method, adapter_tensors, attachment_of
+
+DENSE = CoVFT(num_experts=3, context_dim=16)
+BY_TEXT = CoVFT(num_experts=3, context_dim=16, context="text")
+USUAL = "vision covft cve dense"
+"""The case that every model is checked with in ``make test``."""
+OTHER = "where digit is blue ?"
+"""As long as the first of ``tests.models.batches.QUESTIONS``."""
+TOLERANCE = {"atol": 5e-5, "rtol": 1e-4}
+BASE_CANNOT = "base cannot: "
+
+
+@cache
+def built(name: str) -> tuple:
+    return tiny.EVERY[name]()
+
+
+def plain(name: str) -> tuple:
+    """A model and its processor for one test alone."""
+    return copy.deepcopy(built(name))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one small model."""
+
+    model: str
+    case: str
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.case}"
+
+    @property
+    def place(self) -> str:
+        return cases.CASES[self.case].place
+
+    @property
+    def method(self) -> Method:
+        return cases.CASES[self.case].method
+
+    def plain(self) -> tuple:
+        """The model without the method."""
+        return plain(self.model)
+
+    def attach(self, text_encoder: str = "language_embeddings", **others: Any) -> tuple:
+        """The model with the method, as ``attach`` leaves it; ``others`` are further places."""
+        model, processor = self.plain()
+        torch.manual_seed(1)  # of what is new
+        return yarbus.attach(model, processor, **{**others, self.place: self.method}, text_encoder=text_encoder)
+
+    def moved(self, text_encoder: str = "language_embeddings", **others: Any) -> tuple:
+        """The model as it is after some training."""
+        model, processor = self.attach(text_encoder, **others)
+        return as_after_training(model), processor
+
+
+def as_after_training(model: Any) -> Any:
+    """Every tensor that trains or is new moved a little, so that what starts as zero matters; routers more, so that
+    questions part."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, tensor in adapter_tensors(model).items():
+            if tensor.is_floating_point():
+                size = 0.5 if "router" in name else 0.05
+                tensor += size * torch.randn(tensor.shape, generator=generator) * (1 + tensor.abs().mean())
+            assert torch.isfinite(tensor).all(), name
+    return model.eval()
+
+
+def attached(name: str, text_encoder: str, method: CoVFT = DENSE, *, spread: bool = True, **places: Any) -> tuple:
+    """A model with CoVFT, its experts pushed apart so that the question matters much."""
+    model, processor = plain(name)
+    torch.manual_seed(5)
+    yarbus.attach(model, processor, vision=method, text_encoder=text_encoder, **places)
+    if spread:
+        generator = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                is_ours = attachment_of(model).is_new(parameter_name)
+                if is_ours and parameter_name.endswith(("down_weight", "router.weight", "key_weight", "query.weight")):
+                    parameter += torch.randn(parameter.shape, generator=generator) * 0.5
+    return model, processor
+
+
+@cache
+def refusal(cell: Cell) -> str | None:
+    """Why the method refuses the model; None where it does not."""
+    try:
+        cell.attach()
+    except ConfigError as error:
+        assert error.why, f"{cell} is refused without a reason"
+        return error.why
+    return None
+
+
+@torch.no_grad()
+def logits(model: Any, batch: Any) -> torch.Tensor:
+    return model(**batch).logits
+
+
+def loss(model: Any, batch: Any) -> torch.Tensor:
+    return model(**batch, labels=batch["input_ids"]).loss
+
+
+def holds(check: Callable[[Any, Any], None], cell: Cell, ours: tuple) -> None:
+    """Runs a check on our model; one that it fails is excused where the unchanged model fails it too."""
+    try:
+        check(*ours)
+    except Exception:
+        try:
+            check(*cell.plain())
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            pytest.skip(f"{BASE_CANNOT}{type(error).__name__}: {reason}")
+        raise
+
+
+Applies = Callable[[Cell], bool]
+
+
+def only(applies: Applies) -> pytest.MarkDecorator:
+    """A check that says something about some methods alone."""
+    return pytest.mark.only.with_args(applies)  # called with a function alone, a mark would mark that one
+
+
+def trains(cell: Cell) -> bool:
+    return bool(cell.method.groups(cell.place))
+
+
+def hears(cell: Cell) -> bool:
+    """Whether what the eyes see depends on the question."""
+    return cell.method.reads_question
+
+
+def weighs(cell: Cell) -> bool:
+    """Whether a head depends on what was said."""
+    return cell.method.reads_prompt
+
+
+all_models = pytest.mark.scope(models=tuple(tiny.EVERY), cases=(USUAL,))
+"""A check that in ``make test`` runs on every model with the usual method alone."""
+two_models = pytest.mark.scope(models=tuple(tiny.FAMILIES), cases=(USUAL,), is_for_methods=False)
+"""A slow one about the model rather than the method: with the usual method alone, in ``make matrix`` as well."""
+
+
+def chosen(model: str | None, scope: dict[str, Any]) -> list[Cell]:
+    """The cells of a check: all methods on one model, or what ``make test`` checks."""
+    if model is not None:
+        return [Cell(model, case) for case in (cases.CASES if scope.get("is_for_methods", True) else scope["cases"])]
+    if scope:
+        return [Cell(name, case) for name in scope["models"] for case in scope["cases"]]
+    others = [Cell(name, case) for name in tiny.FAMILIES for case in cases.CASES if case != USUAL]
+    return [Cell(name, USUAL) for name in tiny.EVERY] + others

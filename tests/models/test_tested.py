@@ -1,0 +1,28 @@
+"""The record of the behaviour matrix says nothing of what does not exist, and nothing that fails."""
+
+from tests import tiny
+from tests.matrix.run import failures
+from tests.methods.cases import CASES
+from yarbus.models.tested import tested, tested_of
+from yarbus.models.vlm import FAMILIES, TOWERS
+
+
+def test_the_record_names_models_methods_families_and_towers_that_there_are():
+    found = tested()
+    assert found and set(found) <= set(tiny.EVERY)
+    for model in found.values():
+        assert model["config"] in FAMILIES and model["tower"] in TOWERS
+        assert set(model["methods"]) <= set(CASES)
+        assert all("refused" in cell or cell["holds"] > 0 for cell in model["methods"].values())
+
+
+def test_nothing_is_recorded_that_fails_where_the_base_does_not():
+    assert failures(tested()) == []
+
+
+def test_a_familys_lines_sum_up_its_models():
+    lines = {line["model"]: line for line in tested_of("LlavaConfig")}
+    assert lines["llava"]["tower"] == "CLIPVisionConfig" and tested_of("NoConfig") == []
+    cells = tested()["llava"]["methods"].values()
+    assert lines["llava"]["holds"] == sum(cell.get("holds", 0) for cell in cells)
+    assert lines["llava"]["methods"] + lines["llava"]["refused"] == len(cells)
