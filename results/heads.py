@@ -97,16 +97,22 @@ def rates_of(entry: Entry, rate: float) -> Changes:
 
 
 def choose(recipe: Recipe, work: Path, jobs: int | None) -> None:
-    """The rates of every variant that has tensors of its own, on validation questions and a seed of their own."""
+    """The rates of every variant that has tensors of its own, on validation questions and a seed of their own.
+
+    A record with all of them stands: the runs behind it need not be on this machine.
+    """
     from yarbus.studies.rates import choose_rates
 
+    path = HERE / "rates.json"
     own = {name: entry for name, entry in ENTRIES.items() if entry.like is None}
+    if path.is_file() and set(own) <= set(read_record(path)["variants"]):
+        return
     tried = choose_rates(
         with_variants(recipe, {name: entry.changes for name, entry in own.items()}),
         {name: [{**SELECTION, **rates_of(entry, rate)} for rate in RATES] for name, entry in own.items()},
         benchmarks=VALIDATION, folder=work / "rates", jobs=jobs, command=COMMAND,
     )  # fmt: skip
-    write_json(HERE / "rates.json", tried)
+    write_json(path, tried)
 
 
 def variants_of(rates: dict[str, Any]) -> dict[str, Changes]:

@@ -4,6 +4,7 @@ import pytest
 
 from results import heads as study
 from yarbus.core.recipe import load_recipe, variant
+from yarbus.core.records import read_record
 from yarbus.studies.alignment import check_recipes
 from yarbus.studies.work import shared_start
 from yarbus.training.planning import plan_recipe
@@ -29,11 +30,20 @@ def chosen(recipe):
 def test_every_variant_that_chooses_rates_tries_equally_many(recipe, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr("yarbus.studies.rates.choose_rates", lambda recipe, tries, **_: asked.update(tries))
+    monkeypatch.setattr(study, "HERE", tmp_path)
     monkeypatch.setattr(study, "write_json", lambda *_: None)
     study.choose(recipe, tmp_path, None)
     assert asked.keys() == {name for name, entry in study.ENTRIES.items() if entry.like is None}
     assert {len(tries) for tries in asked.values()} == {len(study.RATES)}
     assert {entry.like for entry in study.ENTRIES.values()} - {None} <= study.ENTRIES.keys()
+
+
+def test_rates_that_were_chosen_stand(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("yarbus.studies.rates.choose_rates", lambda *_, **__: pytest.fail("chosen again"))
+    study.choose(recipe, tmp_path, None)
+    assert set(read_record(study.HERE / "rates.json")["variants"]) == {
+        name for name, entry in study.ENTRIES.items() if entry.like is None
+    }
 
 
 def test_rates_never_see_a_question_that_is_reported_nor_a_shifted_picture(recipe):
