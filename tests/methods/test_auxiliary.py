@@ -237,8 +237,9 @@ def test_micro_batches_weigh_as_the_one_batch_that_they_are(text_encoder, data, 
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
     several = first_update(data, samples, text_encoder, tmp_path, **settings)
     assert one.keys() == several.keys() and one
-    for name in one:
-        torch.testing.assert_close(several[name], one[name], atol=1e-5, rtol=1e-3, msg=name)
+    for name in one:  # sums in another order: what rounds off is a share of the largest terms, not of each result
+        largest = float(one[name].abs().max())
+        torch.testing.assert_close(several[name], one[name], atol=1e-3 * largest, rtol=1e-3, msg=name)
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-2
 
 
