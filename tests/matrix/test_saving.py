@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import yarbus
-from tests.matrix.cells import all_models, logits, only, trains, two_models
+from tests.matrix.cells import all_models, assert_same, logits, only, trains, two_models
 from tests.models.batches import ask
 from yarbus.core.errors import CheckpointError, MismatchError
 from yarbus.models.attachment import attachment_of, is_attached
@@ -61,7 +61,7 @@ def test_what_is_saved_is_what_is_loaded(cell, kind, text_encoder, pictures, tmp
     assert type(its_processor).__name__ == type(processor).__name__ or not is_attached(again)
     other = ask(its_processor, pictures)
     assert set(other) == set(batch) and torch.equal(other["input_ids"], batch["input_ids"])
-    assert torch.equal(logits(again.eval(), other), expected)
+    assert_same(cell, logits(again.eval(), other), expected)
 
 
 @all_models

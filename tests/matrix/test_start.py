@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import yarbus
-from tests.matrix.cells import Cell, as_after_training, logits, loss, only, trains
+from tests.matrix.cells import Cell, as_after_training, assert_same, logits, loss, only, trains
 from tests.methods.cases import CASES
 from tests.models.batches import QUESTIONS, ask
 from yarbus.core.errors import ConfigError
@@ -43,7 +43,7 @@ def test_attaching_changes_what_start_declares_and_detaching_restores_every_bit(
     yarbus.attach(model, processor, **{cell.place: cell.method}, text_encoder=text_encoder)
     got = logits(model, ask(processor, pictures))
     if cell.method.starts == "identity":
-        assert torch.equal(got, expected)
+        assert_same(cell, got, expected)
     elif cell.method.starts == "rounding":
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     else:
