@@ -219,19 +219,19 @@ class ContextualMixture(nn.Module):
     def merge(self, tokens: Tensor, weights: Tensor, images: ImageMap) -> Tensor:
         """One network per image, its weights the average of the experts' by routing weight (ours)."""
 
-        def average(parameter: Tensor | None) -> Tensor | None:
-            return None if parameter is None else torch.tensordot(weights, parameter, dims=1)
+        def average(parameter: Tensor) -> Tensor:  # under autocast tokens, and so weights, may be bf16
+            return torch.tensordot(weights.to(parameter.dtype), parameter, dims=1)
 
         def into(weight: Tensor, bias: Tensor | None) -> Tensor:
-            return images.linear(tokens, torch.tensordot(weights, weight, dims=1), average(bias))
+            return images.linear(tokens, average(weight), None if bias is None else average(bias))
 
         hidden = into(self.up_weight, self.up_bias)
         if self.gate_weight is None:
             hidden = self.activation(hidden)
         else:
             hidden = self.activation(into(self.gate_weight, self.gate_bias)) * hidden
-        down, bias = torch.einsum("ie,deh->idh", weights, self.down_weight), average(self.down_bias)
-        return images.linear(hidden, down, bias)
+        down = torch.einsum("ie,deh->idh", weights, self.down_weight)
+        return images.linear(hidden, down, None if self.down_bias is None else average(self.down_bias))
 
 
 @dataclass(frozen=True, kw_only=True)
