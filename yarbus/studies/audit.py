@@ -27,7 +27,6 @@ from yarbus.analysis.audit import (
 from yarbus.core.errors import CheckpointError, ConfigError
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import make_folder, read_jsonl, read_record, write_json
-from yarbus.data.collate import Collator
 from yarbus.data.mixture import mix
 from yarbus.data.sample import Sample
 from yarbus.methods.assemble import load, load_adapter
@@ -46,7 +45,7 @@ from yarbus.training.folder import run_identity
 from yarbus.training.guarded import WEIGHTS
 from yarbus.training.run import load_run
 from yarbus.training.snapshot import load_tensors
-from yarbus.training.stages import begin_stage
+from yarbus.training.stages import begin_stage, stage_collator
 
 RECORD = "audit.json"
 ROWS = 4
@@ -223,13 +222,7 @@ def _audited(run: Path, states: _States, recipe: Recipe, stages: Sequence[str], 
     model, stage = states.model, recipe.stages[states.stage]
     attachment = attachment_of(model)
     samples = _rows(mix(stage.used_data).samples, rows)
-    collator = Collator(
-        states.processor,
-        train_turns=recipe.question.train_turns,
-        seed=recipe.seed,
-        max_tokens=stage.max_tokens,
-        row_keys=any(method.draws_at_random for method in attachment.places.values()),
-    )
+    collator = stage_collator(recipe, states.stage, model, states.processor)
     batch = collator([(sample, 0, row) for row, sample in enumerate(samples)])
     names = [name for group in parameter_groups(model).values() for name in group]
     expected = logits_of(model, batch)

@@ -13,19 +13,18 @@ from transformers import set_seed
 
 from yarbus.core.errors import DataError
 from yarbus.core.recipe import Recipe
-from yarbus.data.collate import Collator, prompt_batch
+from yarbus.data.collate import prompt_batch
 from yarbus.data.mixture import Mixture, mix
 from yarbus.data.sample import Sample
 from yarbus.methods.assemble import build_all
 from yarbus.models.attach import set_stage
-from yarbus.models.attachment import attachment_of
 from yarbus.models.load import config_of, load_base, random_base
 from yarbus.models.made_up import made_up_batch
 from yarbus.models.shape_batch import BatchShape, tokens_of_picture
 from yarbus.models.text_encoder import TextEncoder, random_text_encoder
 from yarbus.models.vlm import VLM
 from yarbus.training.footprint import Asked, batch_shape
-from yarbus.training.stages import begin_stage, stage_seed
+from yarbus.training.stages import begin_stage, stage_collator, stage_seed
 
 MADE_UP_STEPS = 1000
 """Optimizer steps before a made-up row comes again."""
@@ -98,13 +97,7 @@ def _own(recipe: Recipe, device: torch.device) -> Subject:
     seen = [row for row, sample in enumerate(mixture.samples) if sample.images]
     if not seen:
         raise DataError("no row with a picture", where=stage.data[0].path, fix="name data with pictures")
-    collate = Collator(
-        processor,
-        train_turns=recipe.question.train_turns,
-        seed=recipe.seed,
-        max_tokens=stage.max_tokens,
-        row_keys=any(method.draws_at_random for method in attachment_of(model).places.values()),
-    )
+    collate = stage_collator(recipe, list(recipe.stages)[-1], model, processor)
 
     def question(number: int) -> dict[str, Any]:
         row = seen[number % len(seen)]

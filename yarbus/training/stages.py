@@ -127,6 +127,17 @@ def begin_stage(model: nn.Module, processor: Any, recipe: Recipe, name: str) -> 
     )
 
 
+def stage_collator(recipe: Recipe, name: str, model: nn.Module, processor: Any) -> Collator:
+    """What makes a stage's batches; ``model`` as the stage trains it."""
+    return Collator(
+        processor,
+        train_turns=recipe.question.train_turns,
+        seed=recipe.seed,
+        max_tokens=recipe.stages[name].max_tokens,
+        row_keys=any(method.draws_at_random for method in attachment_of(model).places.values()),
+    )
+
+
 def _run_stage(
     model: Any,
     processor: Any,
@@ -160,13 +171,7 @@ def _run_stage(
         drop_records(home, done)
     use_cache = getattr(model.config, "use_cache", None)
     arguments = training_arguments(stage, home, steps, recipe.seed, stage_seed(recipe.seed, name))
-    collator = Collator(
-        processor,
-        train_turns=recipe.question.train_turns,
-        seed=recipe.seed,
-        max_tokens=stage.max_tokens,
-        row_keys=any(method.draws_at_random for method in attachment_of(model).places.values()),
-    )
+    collator = stage_collator(recipe, name, model, processor)
     recorders: list[Reader] = []
     callbacks: list[TrainerCallback] = [MetricsWriter(home / "metrics.jsonl")]
     if is_main():  # gradients are averaged over processes before anybody reads them
