@@ -19,8 +19,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "only(applies): the cells that a check says something about")
-    config.addinivalue_line("markers", "scope(models, cases): what make test checks, where it is not the usual")
     target = config.getoption("--matrix-record", default=None)
     if target is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Recorder(target))

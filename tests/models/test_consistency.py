@@ -8,7 +8,7 @@ from tests.matrix.cells import BY_TEXT, OTHER, attached, logits
 from tests.models.batches import QUESTIONS, ask
 from yarbus.core.errors import DataError
 
-TOLD_BY_PIXELS = {"idefics3", "smolvlm", "mllama"}
+TOLD_BY_PIXELS = ("idefics3", "smolvlm", "mllama")
 """Models whose pixels stand in rows of the batch."""
 ONE_TOKEN_A_TILE = {"internvl"}
 """Small models in which a token that moved to another row is a tile that did: nothing else says whose a tile is."""

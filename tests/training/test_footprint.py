@@ -155,7 +155,7 @@ def heads_and_projectors():
         yield name, {"vision": CASES[name].method}
 
 
-@pytest.mark.parametrize(("name", "places"), heads_and_projectors())
+@pytest.mark.parametrize(("name", "places"), list(heads_and_projectors()))
 def test_methods_that_choose_by_numbers_are_estimated_without_any(name, places, text_encoder):
     """Their choices are spread evenly; what is kept is close to what a real choice keeps."""
     model = attached("llava", places, text_encoder).train()
