@@ -69,7 +69,14 @@ PART = Part(
         ("projector", "carpe"), ("head-alone", "carpe"), ("scalar", "carpe"), ("fixed-0.5", "carpe"),
         ("blind", "carpe"), ("joint", "carpe"), ("levi", "carpe"), ("carpe", "carpe-moe"), ("covft", "covft-carpe"),
         ("projector", "covft"),
+        # Added when one seed had been seen.
+        ("carpe-paper", "carpe"), ("adapted", "carpe"), ("lm-head-kept", "carpe"), ("language", "carpe"),
+        ("language", "covft-carpe"), ("head-alone", "scalar"),
     ),
+    scopes={
+        "in distribution": ("classify", "classify-closed"), "out of distribution": ("classify-ood",),
+        "instructions": INSTRUCTIONS,
+    },
     differs=(DATA,),
 )  # fmt: skip
 CURVE = "wise-ft"

@@ -155,7 +155,7 @@ def cure(work: Path) -> dict[str, Any]:
     """
     from yarbus.report.digest import digest_of
     from yarbus.report.runs import read_comparison
-    from yarbus.report.summary import contrast
+    from yarbus.report.summary import contrasts_between
     from yarbus.studies.compare import compare
 
     recipe = recipe_of(MIXTURES[2].parts, STEPS, 0, work)
@@ -181,7 +181,7 @@ def cure(work: Path) -> dict[str, Any]:
         ("one-expert", "covft-dense"),
         ("full", "uniform"),
     )
-    found = [asdict(one) for reference, name in pairs if (one := contrast(comparison, reference, name)) is not None]
+    found = [asdict(one) for one in contrasts_between(comparison, pairs)]
     routing = {run.folder.name: lines[-1] for run in comparison.runs for lines in run.routing.values() if lines}
     return {**digest_of(comparison), "contrasts": found, "routing_at_the_end": routing}
 

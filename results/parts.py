@@ -1,15 +1,16 @@
 """What the studies share: variants laid on a recipe, and a finished part kept as records and a page."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import make_folder, read_record, write_json, write_text
+from yarbus.report.cells import MEAN
 from yarbus.report.digest import digest_of
 from yarbus.report.html import page
-from yarbus.report.summary import contrast
+from yarbus.report.summary import contrasts_between
 from yarbus.report.sweeps import read_all
 
 SEEDS = 3
@@ -38,6 +39,8 @@ class Part:
     variants: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...] = ()
     """Reference and variant of differences besides those to frozen and full."""
+    scopes: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Name -> benchmarks on whose mean the pairs are compared as well, besides the mean of all tasks."""
     policy: str = "tuned"
     seeds: int = SEEDS
     differs: tuple[str, ...] = ()
@@ -70,12 +73,13 @@ def keep(part: Part, folder: Path, place: Path) -> None:
     answered = {(run.variant, run.seed) for run in comparison.runs if run.evaluations}
     first = comparison.seeds[0]
     planned = [(seed, name) for seed in range(first, first + part.seeds) for name in part.variants]
-    found = [contrast(comparison, *pair) for pair in part.pairs if set(pair) <= {name for name, _ in answered}]
+    scopes = {MEAN: None, **part.scopes}
+    found = [one for name, some in scopes.items() for one in contrasts_between(comparison, part.pairs, some, name)]
     record = {
         **digest_of(comparison),
         "asks": part.asks,
         "policy": part.policy,
-        "contrasts": [asdict(one) for one in found if one is not None],
+        "contrasts": [asdict(one) for one in found],
         "not_run": [f"{name}, seed {seed}" for seed, name in planned if (name, seed) not in answered],
     }
     make_folder(place)

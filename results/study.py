@@ -15,7 +15,7 @@ from yarbus.core.records import make_folder, read_record, write_json, write_text
 from yarbus.report.digest import digest_of
 from yarbus.report.html import page
 from yarbus.report.runs import Comparison, read_comparison
-from yarbus.report.summary import contrast
+from yarbus.report.summary import contrasts_between
 
 HERE = Path(__file__).parent / "study"
 SHIPPED = HERE.parents[1] / "yarbus" / "tinyworld" / "files" / "study"
@@ -88,12 +88,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
     answered = {(run.variant, run.seed) for run in comparison.runs if run.evaluations}
     first = comparison.seeds[0]
     wanted = [(variant, seed) for seed in range(first, first + SEEDS) for variant in comparison.variants]
-    variants = {variant for variant, _ in answered}
-    contrasts = [
-        asdict(found)
-        for reference, variant in PAIRS
-        if {reference, variant} <= variants and (found := contrast(comparison, reference, variant)) is not None
-    ]
+    contrasts = [asdict(one) for one in contrasts_between(comparison, PAIRS)]
     not_run = [f"{variant}, seed {seed}" for variant, seed in wanted if (variant, seed) not in answered]
     return {**digest_of(comparison), "contrasts": contrasts, "not_run": not_run}
 

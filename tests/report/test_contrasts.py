@@ -8,7 +8,7 @@ from yarbus.report.cells import MEAN
 from yarbus.report.contrasts import Contrast, references_of
 from yarbus.report.intervals import Difference, holm
 from yarbus.report.runs import read_comparison
-from yarbus.report.summary import summarise
+from yarbus.report.summary import contrasts_between, summarise
 
 
 def test_difference_pairs_only_questions_that_both_answered(tmp_path):
@@ -69,3 +69,24 @@ def test_p_values_are_corrected_over_variants_on_the_mean_and_over_variants_time
 )
 def test_a_difference_is_sure_where_it_stays_clear_of_0_when_all_are_counted(low, p_holm, is_sure):
     assert Contrast("a", "frozen", "full", Difference(0.02, low, 0.03), p_holm).is_sure == is_sure
+
+
+def test_pairs_are_compared_on_the_benchmarks_that_are_named_and_counted_together(tmp_path):
+    verdicts = {
+        "carpe": {"a": "1111" * 10, "b": "0000" * 10},
+        "scalar": {"a": "1100" * 10, "b": "1000" * 10},
+        "blind": {"a": "1110" * 10},
+    }
+    comparison = by_hand(tmp_path, verdicts)
+    pairs = [("scalar", "carpe"), ("blind", "carpe"), ("levi", "carpe")]
+    on_all, on_a = contrasts_between(comparison, pairs), contrasts_between(comparison, pairs, ["a"], "pictures")
+    assert [(one.task, one.reference, one.difference.mean) for one in on_all] == [
+        (MEAN, "scalar", pytest.approx(1 / 8)),  # (4/8 - 3/8) over two tasks
+        (MEAN, "blind", pytest.approx(1 / 4)),
+    ]
+    assert [(one.task, one.reference, one.difference.mean) for one in on_a] == [
+        ("pictures", "scalar", pytest.approx(1 / 2)),
+        ("pictures", "blind", pytest.approx(1 / 4)),
+    ]
+    assert [one.p_holm for one in on_a] == holm([one.difference.p for one in on_a])
+    assert contrasts_between(comparison, pairs[:1], ["c"]) == []

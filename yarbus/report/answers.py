@@ -10,6 +10,13 @@ Key = tuple[str, int, str]
 """(task, seed, sample id)."""
 Answers = dict[Key, Row]
 """Key -> line of replies.jsonl."""
+PART = " \N{MIDDLE DOT} "
+"""Between a benchmark and its task in the name of a task."""
+
+
+def benchmark_of(task: str) -> str:
+    """The benchmark that a task of a comparison belongs to."""
+    return task.partition(PART)[0]
 
 
 def common_benchmark_prefix(benchmarks: Sequence[str]) -> str:
@@ -28,7 +35,7 @@ def _answers(run: Run) -> tuple[Answers, dict[str, float | None]]:
         tasks = {row.get("task") for row in evaluation.replies}
         for row in evaluation.replies:
             one_task = len(tasks) == 1
-            name = evaluation.label if one_task else f"{evaluation.label} · {row.get('task') or 'other'}"
+            name = evaluation.label if one_task else f"{evaluation.label}{PART}{row.get('task') or 'other'}"
             metric = next(iter(metrics), "") if one_task else row.get("task")
             chance = metrics.get(metric, {}).get("chance")
             chances[name] = None if chance is None else float(chance)
@@ -47,7 +54,7 @@ def answers_of(comparison: Comparison) -> tuple[dict[str, Answers], dict[str, fl
             answers[variant] |= some
             chances |= levels
     order = {task: number for number, task in enumerate(comparison.tasks)}
-    chances = dict(sorted(chances.items(), key=lambda item: order.get(item[0].partition(" · ")[0], len(order))))
+    chances = dict(sorted(chances.items(), key=lambda item: order.get(benchmark_of(item[0]), len(order))))
     prefix = common_benchmark_prefix([e.label for run in comparison.runs for e in run.final_evaluations])
     short = {
         variant: {(task.removeprefix(prefix), seed, sample): row for (task, seed, sample), row in some.items()}

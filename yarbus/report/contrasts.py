@@ -82,7 +82,8 @@ def difference(a: Answers, b: Answers, tasks: Sequence[str]) -> Difference | Non
     )
 
 
-def _corrected(family: Sequence[Contrast]) -> list[Contrast]:
+def corrected(family: Sequence[Contrast]) -> list[Contrast]:
+    """The same with ``p_holm``: all of them count as one family (Holm)."""
     values = holm([1.0 if one.difference.p is None else one.difference.p for one in family])
     return [replace(one, p_holm=value) for one, value in zip(family, values, strict=True)]
 
@@ -90,7 +91,7 @@ def _corrected(family: Sequence[Contrast]) -> list[Contrast]:
 def lead_of(answers: Mapping[str, Answers], leader: str, tasks: Sequence[str]) -> list[Contrast]:
     """The leader against every other variant, corrected for all of them: it was chosen after looking at all."""
     gaps = ((name, difference(answers[leader], some, tasks)) for name, some in answers.items() if name != leader)
-    return _corrected([Contrast(MEAN, name, leader, gap) for name, gap in gaps if gap is not None])
+    return corrected([Contrast(MEAN, name, leader, gap) for name, gap in gaps if gap is not None])
 
 
 def contrasts_of(answers: Mapping[str, Answers], tasks: Sequence[str]) -> list[Contrast]:
@@ -106,6 +107,6 @@ def contrasts_of(answers: Mapping[str, Answers], tasks: Sequence[str]) -> list[C
     for reference in references:
         own = [one for one in found.values() if one.reference == reference]
         families = [one for one in own if one.task != MEAN], [one for one in own if one.task == MEAN]
-        contrasts |= {(c.reference, c.variant, c.task): c for family in families for c in _corrected(family)}
+        contrasts |= {(c.reference, c.variant, c.task): c for family in families for c in corrected(family)}
     order = [(r, v, p) for r in references for v in answers for p in places]
     return [contrasts[key] for key in order if key in contrasts]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yarbus.core.errors import CheckpointError
-from yarbus.report.answers import Answers, answers_of, common_benchmark_prefix
+from yarbus.report.answers import PART, Answers, answers_of, benchmark_of, common_benchmark_prefix
 from yarbus.report.cells import Cell, cell_of, mean_cell
 from yarbus.report.contrasts import difference, references_of
 from yarbus.report.intervals import Difference
@@ -19,8 +19,6 @@ from yarbus.report.sweeps import Sweep
 
 BEGINS = "classif"
 BASE = "base"
-PART = " \N{MIDDLE DOT} "
-"""Between a benchmark and its task in the name of a task."""
 CLASSIFICATION, INSTRUCTION = "classification", "instruction"
 
 
@@ -80,10 +78,10 @@ def _panel_tasks(comparison: Comparison, tasks: Sequence[str]) -> dict[str, tupl
         kinds[task] = next((kind for kind in (CLASSIFICATION, INSTRUCTION) if said.get(label) == kind), by_name)
     held: dict[str, set[str]] = {}
     for task, kind in kinds.items():
-        held.setdefault(task.partition(PART)[0], set()).add(kind)
+        held.setdefault(benchmark_of(task), set()).add(kind)
     found = {}
     for task, kind in kinds.items():
-        label = task.partition(PART)[0]
+        label = benchmark_of(task)
         found[task] = (label if len(held[label]) == 1 else f"{label} ({kind})", kind)
     return found
 

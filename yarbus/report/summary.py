@@ -4,13 +4,13 @@ Everything is made from the replies on disk. A *column* is one task of one bench
 mean over those tasks that every variant has answered. Failed samples count as wrong. Fractions throughout.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from yarbus.report.answers import Answers, answers_of
+from yarbus.report.answers import Answers, answers_of, benchmark_of
 from yarbus.report.beats import Beats, beats_of
 from yarbus.report.cells import MEAN, Line, cell_of, mean_cell
-from yarbus.report.contrasts import Contrast, contrasts_of, difference
+from yarbus.report.contrasts import Contrast, contrasts_of, corrected, difference
 from yarbus.report.headline import against, headline_of, trained_once
 from yarbus.report.leave_out import hanging, leave_out
 from yarbus.report.runs import Comparison
@@ -106,10 +106,23 @@ def summarise(comparison: Comparison) -> Summary:
     )
 
 
-def contrast(comparison: Comparison, reference: str, variant: str) -> Contrast | None:
-    """Variant minus reference on the mean of the tasks that both have answered, whatever the page's references are."""
+def contrasts_between(
+    comparison: Comparison, pairs: Iterable[tuple[str, str]], among: Collection[str] | None = None, name: str = MEAN
+) -> list[Contrast]:
+    """Variant minus reference of these (reference, variant) pairs, whatever the page's references are.
+
+    On the mean of the tasks that both have answered; ``among`` keeps those of some benchmarks, called as the page calls
+    them, and ``name`` is what their mean is called. p values are corrected over the pairs. A pair without answers is
+    left out.
+    """
     answers, chances = answers_of(comparison)
-    a, b = answers[variant], answers[reference]
-    tasks = [task for task in chances if {task} <= {key[0] for key in a} & {key[0] for key in b}]
-    found = difference(a, b, tasks) if tasks else None
-    return None if found is None else Contrast(MEAN, reference, variant, found)
+    kept = [task for task in chances if among is None or benchmark_of(task) in among]
+    found = []
+    for reference, variant in pairs:
+        a, b = answers.get(variant, {}), answers.get(reference, {})
+        shared = {key[0] for key in a} & {key[0] for key in b}
+        if tasks := [task for task in kept if task in shared]:
+            gap = difference(a, b, tasks)
+            assert gap is not None, "both have answered these tasks"
+            found.append(Contrast(name, reference, variant, gap))
+    return corrected(found)
