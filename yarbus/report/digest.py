@@ -40,6 +40,7 @@ class Digest:
     """Training steps by stage."""
     machine: str
     commit: str | None
+    """Of the code; several by comma where runs were resumed after a change."""
     command: str
     note: str | None
     advice: Row | None
@@ -77,7 +78,7 @@ def digest_of(comparison: Comparison) -> dict[str, Any]:
         "seeds": comparison.seeds,
         "steps": _steps(comparison),
         "machine": machine_of(environment),
-        "commit": environment.get("commit"),
+        "commit": ", ".join(dict.fromkeys(one["commit"] for one in environments if one.get("commit"))) or None,
         "command": comparison.command,
         "note": comparison.note,
         "advice": comparison.conflict.get("advice"),
@@ -149,7 +150,7 @@ def beside(digest: Digest, look: Look) -> Markup:
     facts = [f"{variants} variant{'' if variants == 1 else 's'}", f"{seeds} training seed{'' if seeds == 1 else 's'}"]
     facts += [f"{steps:,} steps of {stage}" for stage, steps in digest.steps.items()]
     facts += [digest.machine] if digest.machine else []
-    facts += [f"commit {digest.commit[:10]}"] if digest.commit else []
+    facts += [f"commit {', '.join(one[:10] for one in digest.commit.split(', '))}"] if digest.commit else []
     label = tag("p", "Not this run: ", tag("b", digest.name), tag("br"), " \N{MIDDLE DOT} ".join(facts), class_="label")
     return join(
         [
