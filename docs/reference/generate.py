@@ -24,12 +24,14 @@ from yarbus.cli.app import VERBS, application
 from yarbus.core import errors, recipe, sections
 from yarbus.core.places import GROUPS, PLACES
 from yarbus.core.recipe import load_recipe
+from yarbus.core.records import read_record
 from yarbus.methods import METHODS
 from yarbus.models.question import Question
 from yarbus.models.tested import tested
 from yarbus.models.vlm import FAMILIES, TOWERS, Family, Tower
 
 FOLDER = Path(__file__).parent
+OTHER_VERSIONS = FOLDER.parents[1] / "results" / "matrix"
 NOTE = "<!-- Made by docs/reference/generate.py from the code; change the docstrings, not this page. -->"
 
 
@@ -417,6 +419,31 @@ def _claim(check: str) -> str:
     return check.removeprefix("test_").replace("_", " ")
 
 
+def _other_versions() -> list[str]:
+    """A table for every record that was made on other versions of the libraries."""
+    parts = []
+    for path in sorted(OTHER_VERSIONS.glob("*.json")):
+        found = read_record(path)["models"]
+        versions = {f"transformers {model['transformers']} and torch {model['torch']}" for model in found.values()}
+        rows = []
+        for name, model in found.items():
+            cells = model["methods"].values()
+            sums = (sum(len(cell.get(kind, ())) for cell in cells) for kind in ("base_cannot", "fails"))
+            rows.append((name, str(sum(cell.get("holds", 0) for cell in cells)), *map(str, sums)))
+        missing = [name for name in tested() if name not in found]
+        parts += [
+            f"## On {', '.join(sorted(versions))}",
+            "The same checks, once by hand: `python -m tests.matrix.run --record "
+            f"{path.relative_to(OTHER_VERSIONS.parents[1])}` in an environment of its own."
+            + (f" Not there: {', '.join(missing)}." if missing else ""),
+            table(("model", "hold", "base cannot", "fail"), rows),
+        ]
+        for name, model in found.items():
+            if lines := _reasons(model, "fails"):
+                parts += [f"### {name} fails", "\n".join(lines)]
+    return parts
+
+
 def matrix() -> str:
     found = tested()
     cases = list(dict.fromkeys(case for model in found.values() for case in model["methods"]))
@@ -452,6 +479,7 @@ def matrix() -> str:
         table(("", *found), rows),
         "## What the base cannot, and what is refused",
         *limits,
+        *_other_versions(),
     )
 
 

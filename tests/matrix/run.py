@@ -84,18 +84,19 @@ def summary(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return {"config": vlm.family.config, "tower": vlm.tower.config, "methods": methods}
 
 
-def write_record(work: Path) -> dict[str, Any]:
-    """Puts what was found into the package: the models of this folder, and of others what the record had."""
-    before = read_record(RECORD)["models"] if RECORD.is_file() else {}
+def write_record(work: Path, place: Path) -> dict[str, Any]:
+    """Puts what was found into a record: the models of this folder, and of others what the record had."""
+    before = read_record(place)["models"] if place.is_file() else {}
     versions = {name: version(name).partition("+")[0] for name in LIBRARIES}
     models = {}
     for name in tiny.EVERY:
-        place = work / f"{name}.json"
-        if place.is_file():
-            models[name] = {**summary(name, read_record(place)), **versions}
+        found = work / f"{name}.json"
+        if found.is_file():
+            models[name] = {**summary(name, read_record(found)), **versions}
         elif name in before:
             models[name] = before[name]
-    write_json(RECORD, {"command": "make matrix", "models": models})
+    make_folder(place.parent)
+    write_json(place, {"command": "make matrix", "models": models})
     return models
 
 
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(tiny.EVERY), help="some of them, by comma")
     parser.add_argument("--jobs", type=int, default=2, help="models at a time, one thread each")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the results")
+    parser.add_argument("--record", type=Path, default=RECORD, help="where they stand; of older libraries not ours")
     arguments = parser.parse_args()
     make_folder(arguments.work)
     code, names = fingerprint(), arguments.models.split(",")
@@ -129,8 +131,8 @@ def main() -> None:
             print(
                 f"{number}/{len(missing)} {running[future]}: {future.result()}; about {left:.0f} min left", flush=True
             )
-            write_record(arguments.work)
-    failing = failures(write_record(arguments.work))
+            write_record(arguments.work, arguments.record)
+    failing = failures(write_record(arguments.work, arguments.record))
     print("\n".join(failing) or "nothing fails that the unchanged model can do")
     raise SystemExit(bool(failing))
 
