@@ -6,6 +6,7 @@ questions; controls that train the same take its own. The curve between the mode
 tuned on pictures alone (WiSE-FT) needs no training. The out-of-distribution set is asked once, in the end.
 """
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from results.keeping import commit, study_parser
 from results.parts import WHOLE, Changes, Entry, Part, keep, with_variants
 from yarbus.core.recipe import Recipe, load_recipe
 from yarbus.core.records import read_record, write_json
+from yarbus.report.answers import answers_of
+from yarbus.report.cells import cell_of
+from yarbus.report.forgetting import is_classification
+from yarbus.report.runs import Comparison, Evaluation
+from yarbus.report.summary import contrasts_between
+from yarbus.report.sweeps import read_all
 from yarbus.studies.work import shared_start
+from yarbus.tinyworld.benchmarks import names_the_label
 
 HERE = Path(__file__).parent / "heads"
 WORK = Path("comparisons") / "heads"
@@ -151,6 +159,44 @@ def run(recipe: Recipe, work: Path, jobs: int | None) -> None:
         keep(PART, folder, HERE / PART.name)
         weights = {path.parent.parent.name: read_record(path) for path in sorted(folder.glob("*/analysis/mixing.json"))}
         write_json(HERE / PART.name / "mixing.json", weights)
+        write_json(HERE / PART.name / "named.json", named(folder))
+
+
+def judged_by_name(comparison: Comparison) -> Comparison:
+    """The classification benchmarks alone, where a reply is right that names the label, in whatever form."""
+
+    def judged(evaluation: Evaluation) -> Evaluation:
+        rows = [{**row, "is_correct": names_the_label(row["reply"] or "", row["answer"])} for row in evaluation.replies]
+        return replace(evaluation, replies=rows)
+
+    runs = [
+        replace(run, evaluations=[judged(one) for one in run.final_evaluations if is_classification(one.label)])
+        for run in comparison.runs
+    ]
+    return replace(comparison, runs=runs)
+
+
+def named(folder: Path) -> dict[str, Any]:
+    """Who names the label, by variant or blend and benchmark, and the part's pairs so judged.
+
+    Exact match, which the part's own record counts, asks for the form of the answer as well.
+    """
+    comparison, sweeps = read_all(folder)
+    blends = [run for sweep in sweeps for run in sweep.runs.values()]
+    every = replace(
+        comparison,
+        variants=list(dict.fromkeys([*comparison.variants, *(run.variant for run in blends)])),
+        runs=[*comparison.runs, *blends],
+    )
+    answers, chances = answers_of(judged_by_name(every))
+    values = {name: {task: cell_of(some, task) for task in chances} for name, some in answers.items() if some}
+    shown = judged_by_name(comparison)
+    scopes = {name: some for name, some in PART.scopes.items() if name != "instructions"}
+    contrasts = [one for name, some in scopes.items() for one in contrasts_between(shown, PART.pairs, some, name)]
+    return {
+        "values": {name: {task: cell and asdict(cell) for task, cell in row.items()} for name, row in values.items()},
+        "contrasts": [asdict(one) for one in contrasts],
+    }
 
 
 def show_plan() -> None:

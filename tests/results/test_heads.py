@@ -3,8 +3,9 @@
 import pytest
 
 from results import heads as study
+from tests.report.synthetic import write_evaluation
 from yarbus.core.recipe import load_recipe, variant
-from yarbus.core.records import read_record
+from yarbus.core.records import read_record, write_json
 from yarbus.studies.alignment import check_recipes
 from yarbus.studies.work import shared_start
 from yarbus.training.planning import plan_recipe
@@ -70,6 +71,28 @@ def test_the_weight_of_a_question_waits_for_the_second_half_and_the_eyes_router_
 def test_one_row_in_eight_is_a_picture_to_classify(recipe):
     shares = [entry.share for entry in recipe.stages["mixed"].data]
     assert shares == [None, 0.125]
+
+
+def test_a_reply_that_names_the_label_in_another_form_is_right_when_judged_by_name(tmp_path):
+    said = {"carpe": ["7", "7", "red 7"], "scalar": ["red 7", "blue 2", ""], "base": ["a 7 and a 2", "7", "17"]}
+    for name, replies in said.items():
+        kept = [
+            {"sample_id": str(number), "task": "classify", "group": str(number), "reply": reply, "answer": "7",
+             "is_correct": reply == "7", "error": None}
+            for number, reply in enumerate(replies)
+        ]  # fmt: skip
+        for task in ("tinyworld/classify", "tinyworld/read"):
+            write_evaluation(tmp_path / f"{name}-seed1", task, kept, 0.1)
+    runs = {f"{name}-seed1": {"variant": name, "seed": 1} for name in said}
+    write_json(tmp_path / "comparison.json", {"variants": list(said), "seeds": [1], "runs": runs})
+    found = study.named(tmp_path)
+    assert {name: row.keys() for name, row in found["values"].items()} == {name: {"classify"} for name in said}
+    shares = {name: row["classify"]["value"] for name, row in found["values"].items()}
+    assert shares == {"carpe": 1.0, "scalar": pytest.approx(1 / 3), "base": pytest.approx(2 / 3)}
+    assert [(one["task"], one["reference"], one["variant"]) for one in found["contrasts"]] == [
+        ("in distribution", "scalar", "carpe")
+    ]
+    assert found["contrasts"][0]["difference"]["mean"] == pytest.approx(2 / 3)
 
 
 def test_the_plan_is_printed(capsys):
