@@ -98,4 +98,4 @@ def test_a_reply_that_names_the_label_in_another_form_is_right_when_judged_by_na
 def test_the_plan_is_printed(capsys):
     study.show_plan()
     lines = {line.split()[0]: int(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
-    assert lines == {"rates": 45, "mixed": 51, "curve": 15}
+    assert lines == {"rates": 45, "mixed": 57, "curve": 15}
