@@ -83,7 +83,7 @@ def _warnings(summary: Summary) -> list[Markup]:
 
 def _scores(comparison: Comparison, summary: Summary, look: Look, origin: Origin) -> Markup:
     table = score_table(summary, comparison.variants, len(comparison.seeds), look)
-    return join([show(table, origin), other_metrics(comparison)])
+    return join([show(table, origin), other_metrics(comparison, look)])
 
 
 def _conflict(comparison: Comparison) -> Section:

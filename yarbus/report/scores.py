@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from yarbus.report.answers import common_benchmark_prefix
 from yarbus.report.cells import Cell, Line, sizes
 from yarbus.report.estimates import percent
 from yarbus.report.figure import Figure, caption
 from yarbus.report.look import Look
 from yarbus.report.markup import Markup, tag
-from yarbus.report.runs import Comparison
+from yarbus.report.runs import Comparison, Row
 from yarbus.report.summary import Summary
 
 TITLE = "Accuracy in percent"
@@ -123,30 +124,44 @@ def score_table(summary: Summary, variants: Sequence[str], num_seeds: int, look:
     )
 
 
-def other_metrics(comparison: Comparison) -> Markup:
+def _stored(scores: Sequence[Row], several: bool) -> Markup:
+    """One metric of one variant: its interval, or the value of each seed where the table has ``several``."""
+    values = [score["value"] for score in scores]
+    if not values:
+        return tag("td", tag("span", "\N{EN DASH}", class_="quiet"))
+    low, high = scores[0]["low"], scores[0]["high"]
+    below = ", ".join(f"{value:.4g}" for value in values) if several else f"{low:.4g} to {high:.4g}"
+    return tag("td", f"{sum(values) / len(values):.4g}", tag("small", below))
+
+
+def other_metrics(comparison: Comparison, look: Look) -> Markup:
     """Metrics of the benchmarks that are no plain accuracy, as stored (fractions, or the benchmark's own points)."""
-    rows = []
-    for run in comparison.runs:
+    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    prefix = common_benchmark_prefix([one.label for run in comparison.runs for one in run.final_evaluations])
+    for run in sorted(comparison.runs, key=lambda run: run.seed):
         for evaluation in run.final_evaluations:
             for name, score in evaluation.scores.get("metrics", {}).items():
                 if score.get("interval") != "wilson":
-                    rows.append(
-                        tag(
-                            "tr",
-                            tag("th", f"{evaluation.label}/{name}", scope="row"),
-                            tag("td", run.variant),
-                            tag("td", run.seed),
-                            tag("td", f"{score['value']:.4g}"),
-                            tag("td", f"{score['low']:.4g} to {score['high']:.4g}"),
-                        )
-                    )
-    if not rows:
+                    metric = evaluation.label.removeprefix(prefix), name
+                    found.setdefault(metric, {}).setdefault(run.variant, []).append(score)
+    if not found:
         return Markup("")
-    head = tag(
-        "tr", *(tag("th", name, scope="col") for name in ("metric", "variant", "seed", "value", "95 % interval"))
-    )
+    variants = [name for name in comparison.variants if any(name in scores for scores in found.values())]
+    several = max(len(scores) for metric in found.values() for scores in metric.values()) > 1
+    heads = ("variant", *(f"{benchmark} {name}" for benchmark, name in found))
+    rows = [
+        tag(
+            "tr",
+            tag("th", look.marker(name), " ", name, scope="row"),
+            *(_stored(scores.get(name, []), several) for scores in found.values()),
+        )
+        for name in variants
+    ]
+    small = "the value of each training seed" if several else "95 % interval, drawn by group"
+    head = tag("tr", *(tag("th", text, scope="col") for text in heads))
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="scores ranked")
     return tag(
         "figure",
-        caption("Other metrics", "As the benchmark defines them, intervals drawn by group."),
-        tag("div", tag("table", tag("thead", head), tag("tbody", *rows), class_="plain"), class_="wide"),
+        caption("Other metrics", f"As the benchmark defines them. Small figures: {small}."),
+        tag("div", table, class_="wide", tabindex=0, role="region", aria_label="Other metrics"),
     )
