@@ -96,7 +96,7 @@ PART = Part(
 CURVE = "wise-ft"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the curve between the model at the beginning and the projector tuned on pictures alone."""
-WEIGHED = ("carpe", "carpe-paper", "carpe-moe", "scalar", "joint", "covft-carpe")
+WEIGHED = ("carpe", "carpe-paper", "carpe-moe", "scalar", "scalar-fast", "joint", "covft-carpe")
 """Heads that learn their weights: what they end as is recorded by task."""
 QUESTIONS = 120
 """Per task, for the weights."""
