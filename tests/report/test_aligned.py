@@ -15,6 +15,20 @@ def test_what_differs_besides_the_method_is_named_with_its_values():
     assert besides({}) == besides({"differs": {}}) == ""
 
 
+def test_an_entry_that_few_variants_lack_is_one_difference_of_those():
+    many = [f"v{number}" for number in range(9)]
+    settings = {"source": "llava", "share": 0.125, "images": None}
+    differs = {
+        f"stages.mixed.data.1.{key}": {**dict.fromkeys(many, value), "words": "absent"}
+        for key, value in settings.items()
+    }
+    differs["stages.mixed.data.0.path"] = {**dict.fromkeys(many[:4], "a"), **dict.fromkeys(many[4:], "b")}
+    assert besides({"differs": differs}) == (
+        "Besides the method, variants differ in stages.mixed.data.1: there (the others), absent (words); "
+        "stages.mixed.data.0.path: a (v0, v1, v2, v3), b (v4, v5, v6, v7, v8)."
+    )
+
+
 def test_what_was_checked_is_counted_and_what_is_unknown_named():
     facts = [("data", ["align"]), ("data", ["a", "b"]), ("base", ["align", "a", "b"]), ("start", ["a", "b"])]
     record = {"checked": [{"fact": fact, "runs": runs} for fact, runs in facts], "unknown": ["c"]}

@@ -1,6 +1,6 @@
 """What the variants of a comparison differ in besides the method, and what of the rest was checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yarbus.report.estimates import listed, several
@@ -12,6 +12,10 @@ FACTS = {
 }  # fmt: skip
 MOST_VALUES = 3
 """A setting with more different values than this is named without them."""
+MOST_NAMES = 6
+"""Of more variants that agree, where they are more than half, it is said that the others do."""
+ABSENT = "absent"
+"""The value of a setting that a variant's recipe does not have."""
 
 
 def values_text(values: Mapping[str, Any], most: int | None = None) -> str:
@@ -21,7 +25,24 @@ def values_text(values: Mapping[str, Any], most: int | None = None) -> str:
         holders.setdefault(str(value), []).append(name)
     if most is not None and len(holders) > most:
         return f"{len(holders)} values"
-    return ", ".join(f"{value} ({', '.join(names)})" for value, names in holders.items())
+    return ", ".join(f"{value} ({_whose(names, len(values))})" for value, names in holders.items())
+
+
+def _whose(names: Sequence[str], of: int) -> str:
+    return "the others" if len(names) > max(MOST_NAMES, of // 2) else ", ".join(names)
+
+
+def _entries_as_one(differs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """A whole entry of a list that some variants lack is one difference, and not one for each of its settings."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for path, values in differs.items():
+        entry, _, _ = path.rpartition(".")
+        kinds = {str(value) for value in values.values()}
+        if entry.rpartition(".")[2].isdecimal() and ABSENT in kinds and len(kinds) == 2:
+            found[entry] = {name: ABSENT if value == ABSENT else "there" for name, value in values.items()}
+        else:
+            found[path] = values
+    return found
 
 
 def besides(alignment: Row) -> str:
@@ -29,7 +50,9 @@ def besides(alignment: Row) -> str:
     differs = alignment.get("differs") or {}
     if not differs:
         return ""
-    settings = "; ".join(f"{path}: {values_text(values, MOST_VALUES)}" for path, values in differs.items())
+    settings = "; ".join(
+        f"{path}: {values_text(values, MOST_VALUES)}" for path, values in _entries_as_one(differs).items()
+    )
     return f"Besides the method, variants differ in {settings}."
 
 

@@ -13,14 +13,13 @@ from yarbus.core.recipe import Recipe, load_recipe, variant
 from yarbus.core.records import read_record
 from yarbus.core.sections import TEXT_CACHE, DataSection
 from yarbus.core.table import closest
-from yarbus.report.aligned import values_text
+from yarbus.report.aligned import ABSENT, values_text
 from yarbus.studies.asked import asked_of, refuse_other_questions
 from yarbus.studies.work import Work
 from yarbus.training import checkpoint
 
 Values = dict[str, Any]
 """Variant -> value of one setting; ``ABSENT`` where it has none."""
-ABSENT = "absent"
 KEPT_ASIDE = {f"question.{key}" for key in TEXT_CACHE}
 """Settings that say where something is kept: a variant may keep it elsewhere."""
 NEVER = "seed"
