@@ -8,6 +8,7 @@ stands in ``yarbus/models/tested.json``, which ``yarbus list families`` and the 
 import argparse
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,8 @@ WORK = ROOT / "build" / "matrix"
 READ = ("yarbus/models", "yarbus/methods", "yarbus/core", "tests/matrix", "tests/tiny", "tests/methods/cases.py")
 """What the outcome depends on, besides the libraries."""
 LIBRARIES = ("torch", "transformers")
+TEMPORARY = re.compile(r"\S*/pytest-of-\S+")
+"""A folder of one run, in a reason."""
 
 
 def fingerprint() -> str:
@@ -76,7 +79,7 @@ def summary(name: str, found: dict[str, Any]) -> dict[str, Any]:
         methods[case] = {"holds": sum(outcome == HOLDS for outcome in checks.values())}
         for kind, begin in (("base_cannot", BASE_CANNOT), ("fails", "")):
             others = {
-                check: outcome.removeprefix(begin)
+                check: TEMPORARY.sub("(folder)", outcome.removeprefix(begin))
                 for check, outcome in checks.items()
                 if outcome != HOLDS and outcome.startswith(BASE_CANNOT) is (kind == "base_cannot")
             }

@@ -3,8 +3,10 @@
 import json
 from types import SimpleNamespace
 
+from tests.matrix import cells
 from tests.matrix.conftest import Recorder, outcome
-from tests.matrix.run import failures, fingerprint
+from tests.matrix.run import TEMPORARY, failures, fingerprint
+from yarbus.core.errors import ConfigError
 
 
 def report(passed=False, skipped=False, why="", check="test_rows", when="call"):
@@ -44,3 +46,20 @@ def test_failures_name_model_method_and_check():
 
 def test_the_code_that_a_run_depends_on_has_one_fingerprint():
     assert fingerprint() == fingerprint() and len(fingerprint()) == 16
+
+
+def test_a_reason_does_not_keep_the_folder_of_one_run():
+    assert (
+        TEMPORARY.sub("(folder)", "cannot load: /tmp/pytest-of-root/pytest-1/a0 - why") == "cannot load: (folder) - why"
+    )
+
+
+def test_a_processor_that_the_library_cannot_load_excuses_with_its_reason(monkeypatch):
+    def refuse(folder, config):
+        raise ConfigError("cannot load the processor", where=folder, why=f"no class for {folder}", fix="none")
+
+    assert cells.not_loaded("llava") is None
+    cells.not_loaded.cache_clear()
+    monkeypatch.setattr(cells, "load_processor", refuse)
+    assert cells.not_loaded("llava") == "no class for (folder)"
+    cells.not_loaded.cache_clear()
