@@ -439,7 +439,7 @@ def _other_versions() -> list[str]:
             table(("model", "hold", "base cannot", "fail"), rows),
         ]
         for name, model in found.items():
-            known = _reasons(tested()[name], "base_cannot")
+            known = _reasons(tested()[name], "base_cannot") if name in tested() else []
             lines = [line for line in _reasons(model, "base_cannot") if line not in known] + _reasons(model, "fails")
             parts += [f"### {name}, there alone", "\n".join(lines)] if lines else []
     return parts

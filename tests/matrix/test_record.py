@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 from tests.matrix import cells
 from tests.matrix.conftest import Recorder, outcome
-from tests.matrix.run import TEMPORARY, failures, fingerprint
-from yarbus.core.errors import ConfigError
+from tests.matrix.run import failures, fingerprint, summary
 
 
 def report(passed=False, skipped=False, why="", check="test_rows", when="call"):
@@ -48,18 +47,17 @@ def test_the_code_that_a_run_depends_on_has_one_fingerprint():
     assert fingerprint() == fingerprint() and len(fingerprint()) == 16
 
 
-def test_a_reason_does_not_keep_the_folder_of_one_run():
-    assert (
-        TEMPORARY.sub("(folder)", "cannot load: /tmp/pytest-of-root/pytest-1/a0 - why") == "cannot load: (folder) - why"
-    )
+def test_a_record_does_not_keep_the_folder_of_one_run():
+    why = "fails: cannot load: /tmp/pytest-of-root/pytest-1/a0 - why"
+    found = summary("llava", {"cases": {"vision full": {"test_rows": why}}})["methods"]["vision full"]
+    assert found["fails"] == {"test_rows": "fails: cannot load: (folder) - why"}
 
 
-def test_a_processor_that_the_library_cannot_load_excuses_with_its_reason(monkeypatch):
-    def refuse(folder, config):
-        raise ConfigError("cannot load the processor", where=folder, why=f"no class for {folder}", fix="none")
+def test_an_image_processor_that_the_library_cannot_load_excuses_with_its_reason(monkeypatch):
+    def refuse(folder):
+        raise ValueError(f"no class for {folder}")
 
-    assert cells.not_loaded("llava") is None
-    cells.not_loaded.cache_clear()
-    monkeypatch.setattr(cells, "load_processor", refuse)
-    assert cells.not_loaded("llava") == "no class for (folder)"
-    cells.not_loaded.cache_clear()
+    look = cells.not_loaded.__wrapped__
+    assert look("llava") is None
+    monkeypatch.setattr(cells.AutoImageProcessor, "from_pretrained", refuse)
+    assert look("llava") == "no class for (folder)"

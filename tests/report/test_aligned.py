@@ -29,6 +29,11 @@ def test_an_entry_that_few_variants_lack_is_one_difference_of_those():
     )
 
 
+def test_a_setting_that_an_entry_lacks_is_not_the_entry():
+    differs = {"stages.mixed.data.1.share": {"a": 0.5, "b": "absent"}}
+    assert besides({"differs": differs}).endswith("stages.mixed.data.1.share: 0.5 (a), absent (b).")
+
+
 def test_what_was_checked_is_counted_and_what_is_unknown_named():
     facts = [("data", ["align"]), ("data", ["a", "b"]), ("base", ["align", "a", "b"]), ("start", ["a", "b"])]
     record = {"checked": [{"fact": fact, "runs": runs} for fact, runs in facts], "unknown": ["c"]}

@@ -19,7 +19,7 @@ def study(tmp_path_factory):
     """A study committed without its replies, with what it said when it had them."""
     folder = write_comparison(tmp_path_factory.mktemp("study"), seeds=(0, 1), num_scenes=20, note="Rates were tuned.")
     for path in folder.glob("*-seed*/environment.json"):
-        commit = "0123456789abcdef" if "seed0" in path.parent.name else "fedcba9876543210"
+        commit = "0123456789abcdef" if "seed0" in path.parent.name else "fedcba9876543210+changes"
         machine = {"machine": {"cpus": 2, "accelerators": ["NVIDIA H200"]}, "commit": commit}
         write_json(path, {**read_json(path), **machine})
     summary = summarise(read_comparison(folder))
@@ -37,11 +37,11 @@ def test_a_summary_survives_its_digest(study):
 def test_a_digest_says_which_study_it_is(study):
     digest = stored_digest(study[0])
     assert (digest.seeds, digest.steps) == ([0, 1], {"align": 250, "instruct": 600})
-    assert digest.commit == "0123456789abcdef, fedcba9876543210"
+    assert digest.commit == "0123456789abcdef, fedcba9876543210+changes"
     assert digest.machine == "2 CPU cores, NVIDIA H200"
     shown = beside(digest, Look(digest.variants))
     for text in ("Not this run", digest.name, "2 training seeds", "600 steps of instruct", "NVIDIA H200",
-                 "commit 0123456789, fedcba9876",
+                 "commit 0123456789, fedcba9876+changes",
                  "Rates were tuned.", "Its finding:", "minus frozen", "task by task"):  # fmt: skip
         assert text in shown
 

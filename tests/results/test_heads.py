@@ -68,13 +68,19 @@ def test_the_weight_of_a_question_waits_for_the_second_half_and_the_eyes_router_
     assert rate["covft"].frozen_fraction == rate["covft-carpe"].frozen_fraction == 0 and rate["projector"] is None
 
 
+def test_parts_of_the_tasks_are_benchmarks_that_are_asked(recipe):
+    asked = {name.removeprefix("tinyworld/") for name in recipe.evaluation}
+    assert all(set(some) <= asked for some in study.PART.scopes.values())
+    assert set().union(*study.PART.scopes.values()) == asked
+
+
 def test_one_row_in_eight_is_a_picture_to_classify(recipe):
     shares = [entry.share for entry in recipe.stages["mixed"].data]
     assert shares == [None, 0.125]
 
 
-def test_a_reply_that_names_the_label_in_another_form_is_right_when_judged_by_name(tmp_path):
-    said = {"carpe": ["7", "7", "red 7"], "scalar": ["red 7", "blue 2", ""], "base": ["a 7 and a 2", "7", "17"]}
+def test_a_reply_that_names_the_label_alone_is_right_in_any_form_when_judged_by_name(tmp_path):
+    said = {"carpe": ["7", "7", "red 7"], "scalar": ["red 7", "blue 2", ""], "base": ["a 7 and a 2", "7 or 7", "17"]}
     for name, replies in said.items():
         kept = [
             {"sample_id": str(number), "task": "classify", "group": str(number), "reply": reply, "answer": "7",
@@ -88,7 +94,7 @@ def test_a_reply_that_names_the_label_in_another_form_is_right_when_judged_by_na
     found = study.named(tmp_path)
     assert {name: row.keys() for name, row in found["values"].items()} == {name: {"classify"} for name in said}
     shares = {name: row["classify"]["value"] for name, row in found["values"].items()}
-    assert shares == {"carpe": 1.0, "scalar": pytest.approx(1 / 3), "base": pytest.approx(2 / 3)}
+    assert shares == {"carpe": 1.0, "scalar": pytest.approx(1 / 3), "base": pytest.approx(1 / 3)}
     assert [(one["task"], one["reference"], one["variant"]) for one in found["contrasts"]] == [
         ("in distribution", "scalar", "carpe")
     ]

@@ -33,12 +33,20 @@ def _whose(names: Sequence[str], of: int) -> str:
 
 
 def _entries_as_one(differs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """A whole entry of a list that some variants lack is one difference, and not one for each of its settings."""
+    """A whole data entry that some variants lack is one difference, and not one for each of its settings.
+
+    It is missing where its source is: every entry has one.
+    """
+    lacking = {
+        path.removesuffix(".source"): {name for name, value in values.items() if value == ABSENT}
+        for path, values in differs.items()
+        if path.endswith(".source") and ABSENT in values.values()
+    }
     found: dict[str, Mapping[str, Any]] = {}
     for path, values in differs.items():
-        entry, _, _ = path.rpartition(".")
+        entry = path.rpartition(".")[0]
         kinds = {str(value) for value in values.values()}
-        if entry.rpartition(".")[2].isdecimal() and ABSENT in kinds and len(kinds) == 2:
+        if len(kinds) == 2 and {name for name, value in values.items() if value == ABSENT} == lacking.get(entry):
             found[entry] = {name: ABSENT if value == ABSENT else "there" for name, value in values.items()}
         else:
             found[path] = values

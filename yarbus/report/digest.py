@@ -143,6 +143,12 @@ def read_digest(folder: Path) -> Digest | None:
     return digest_from(digest_of(read_comparison(folder)), folder / "comparison.json")
 
 
+def _short(commit: str) -> str:
+    """Ten letters of it, and whether the tree had changes besides."""
+    name, plus, rest = commit.partition("+")
+    return f"{name[:10]}{plus}{rest}"
+
+
 def beside(digest: Digest, look: Look) -> Markup:
     """Another study's scores and differences, labelled as what they are."""
     origin = Origin(name=digest.name, command=digest.command)
@@ -150,7 +156,7 @@ def beside(digest: Digest, look: Look) -> Markup:
     facts = [f"{variants} variant{'' if variants == 1 else 's'}", f"{seeds} training seed{'' if seeds == 1 else 's'}"]
     facts += [f"{steps:,} steps of {stage}" for stage, steps in digest.steps.items()]
     facts += [digest.machine] if digest.machine else []
-    facts += [f"commit {', '.join(one[:10] for one in digest.commit.split(', '))}"] if digest.commit else []
+    facts += [f"commit {', '.join(_short(one) for one in digest.commit.split(', '))}"] if digest.commit else []
     label = tag("p", "Not this run: ", tag("b", digest.name), tag("br"), " \N{MIDDLE DOT} ".join(facts), class_="label")
     return join(
         [
