@@ -53,11 +53,11 @@ def test_a_record_does_not_keep_the_folder_of_one_run():
     assert found["fails"] == {"test_rows": "fails: cannot load: (folder) - why"}
 
 
-def test_an_image_processor_that_the_library_cannot_load_excuses_with_its_reason(monkeypatch):
+def test_a_processor_that_its_class_cannot_load_excuses_with_its_reason(monkeypatch):
     def refuse(folder):
         raise ValueError(f"no class for {folder}")
 
     look = cells.not_loaded.__wrapped__
     assert look("llava") is None
-    monkeypatch.setattr(cells.AutoImageProcessor, "from_pretrained", refuse)
+    monkeypatch.setattr(type(cells.built("llava")[1]), "from_pretrained", refuse)
     assert look("llava") == "no class for (folder)"
