@@ -204,7 +204,7 @@ def named(folder: Path) -> dict[str, Any]:
     )
     answers, chances = answers_of(every)
     values = {name: {task: cell_of(some, task) for task in chances} for name, some in answers.items() if some}
-    before = [(blend_name(CURVE, 0), name) for name in comparison.variants]
+    before = [(blend_name(CURVE, 0.0), name) for name in comparison.variants]
     found = {
         key: [
             asdict(one)
