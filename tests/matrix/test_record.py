@@ -48,7 +48,7 @@ def test_the_code_that_a_run_depends_on_has_one_fingerprint():
 
 
 def test_a_record_does_not_keep_the_folder_of_one_run():
-    why = "fails: cannot load: /tmp/pytest-of-root/pytest-1/a0 - why"
+    why = "fails: cannot load: /scratch/pytest-of-someone/pytest-1/a0 - why"
     found = summary("llava", {"cases": {"vision full": {"test_rows": why}}})["methods"]["vision full"]
     assert found["fails"] == {"test_rows": "fails: cannot load: (folder) - why"}
 

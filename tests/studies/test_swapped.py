@@ -8,12 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import yarbus
+from tests import tiny
 from tests.models.test_question_path import METHODS, attached
 from yarbus.core.errors import ConfigError
 from yarbus.data.collate import prompt_batch
 from yarbus.data.sample import Sample, Turn
 from yarbus.evaluation.replies import question_of
 from yarbus.evaluation.runner import generate, load_benchmark
+from yarbus.methods import CARPE, CoVFT
 from yarbus.methods.covft import mixtures_of
 from yarbus.models.observe import observe
 from yarbus.studies import swapped as module
@@ -225,3 +228,17 @@ def test_there_must_be_a_question_and_a_picture_to_swap(text_encoder, tmp_path, 
     (tmp_path / "text.json").write_text(json.dumps([{"id": "t", "conversations": turns}]))
     with pytest.raises(ConfigError, match="no picture"):
         swapped_questions(*attached("llava", text_encoder, METHODS["cve-dense"]), [f"file:{tmp_path / 'text.json'}"])
+
+
+def test_a_head_beside_the_eyes_hears_the_question_that_the_language_model_reads():
+    model, processor = tiny.EVERY["llava"]()
+    head = CARPE.preset("ours")
+    _, processor = yarbus.attach(
+        model, processor, vision=CoVFT(num_experts=2, context_dim=16), head=head, text_encoder="language_embeddings"
+    )
+    own, other = (
+        Sample("1", (), (Turn("user", words), Turn("assistant", "one"))) for words in ("what ?", "where is it ?")
+    )
+    plain, swapped = prompt_batch(processor, [own]), prompt_batch(processor, [own], [other])
+    changed = {name for name in plain if not torch.equal(plain[name], swapped[name])}
+    assert "context_prompt_ids" in plain and changed == {"context_input_ids", "context_attention_mask"}

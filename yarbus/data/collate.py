@@ -223,7 +223,8 @@ class Collator:
 def prompt_batch(processor: Any, samples: Sequence[Sample], asked_by: Sequence[Sample] | None = None) -> dict[str, Any]:
     """Left-padded prompts that end where the answer begins, for ``generate``; the context as ``chat_turns`` says.
 
-    ``asked_by``: samples whose questions the eyes are told instead, one per sample (an analysis: swapped questions).
+    ``asked_by``: samples whose questions the eyes are told instead, one per sample (an analysis: swapped questions). The
+    language model and a head's context prompt keep their own.
     """
     renderer = Renderer(processor)
     texts = [renderer.prompt(sample) for sample in samples]
@@ -232,7 +233,7 @@ def prompt_batch(processor: Any, samples: Sequence[Sample], asked_by: Sequence[S
         asking = samples if asked_by is None else asked_by
         questions = [[turn.words for turn in sample.turns if turn.role == "user"] for sample in asking]
         contexts = [processor.question.of_turns(asked) for asked in questions]
-    said = _said(processor, samples if asked_by is None else asked_by, every_turn=False)
+    said = _said(processor, samples, every_turn=False)
     batch = _process(processor, texts, samples, "left", contexts, said)
     for key in ("offset_mapping", "text_replacement_offsets"):
         batch.pop(key, None)
