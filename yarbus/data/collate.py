@@ -223,8 +223,8 @@ class Collator:
 def prompt_batch(processor: Any, samples: Sequence[Sample], asked_by: Sequence[Sample] | None = None) -> dict[str, Any]:
     """Left-padded prompts that end where the answer begins, for ``generate``; the context as ``chat_turns`` says.
 
-    ``asked_by``: samples whose questions the eyes are told instead, one per sample (an analysis: swapped questions). The
-    language model and a head's context prompt keep their own.
+    ``asked_by``: samples whose questions the eyes are told instead, one per sample (an analysis: swapped questions).
+    The language model and a head's context prompt keep their own.
     """
     renderer = Renderer(processor)
     texts = [renderer.prompt(sample) for sample in samples]
